@@ -1,0 +1,1 @@
+"""One file a method, in the order of its paper."""

@@ -1,0 +1,301 @@
+"""Fus-MAE: masked autoencoder that fuses sensors by cross-attention (Chan-To-Hing and Veeravalli, arXiv 2401.02764).
+
+Read it top to bottom, in the order of the paper: the sensors' projections, the early fusion that replaces the first
+encoder block (section 3.1), the shared encoder, the cross-attention decoder (section 3.2), the loss.
+
+    fusion="none"   no fusion: shared blocks, each sensor alone (with `joint_attention`: MultiMAE's encoder)
+    fusion="stack"  channel stacking: one token for all sensors' channels at a place
+    fusion="xad"    cross-attention in the decoder                 (paper: XAD)
+    fusion="xae"    cross-attention in the encoder
+    fusion="xaed"   cross-attention in the encoder and the decoder (paper: XAE&D)
+
+Shapes: B batch, C channels, H W pixels, L patches, K kept slots, R removed slots, D width.  Mask: 0 keep, 1 remove.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fmlib.layers import Block, CrossBlock, Pair, cat_pads, to_pair
+from fmlib.masking import Masks, keep_all
+from fmlib.modality import Modality
+from fmlib.models.mae import Decoder, SensorEmbed, initialise
+
+FUSIONS = ("none", "stack", "xad", "xae", "xaed")
+TARGETS = ("none", "patch", "group")
+QUERIES = ("latent", "grid")
+
+_WIDTHS = ("embed_dim", "depth", "num_heads", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
+PRESETS = {
+    name: dict(zip(_WIDTHS, sizes, strict=True))
+    for name, sizes in {
+        "nano": (128, 4, 4, 96, 1, 4),  # for two CPU cores
+        "tiny": (192, 12, 3, 128, 2, 4),  # ViT-Ti
+        "small": (384, 12, 6, 192, 4, 6),  # ViT-S
+        "base": (768, 12, 12, 256, 4, 8),  # ViT-B
+        "large": (1024, 24, 16, 512, 8, 16),  # ViT-L
+    }.items()
+}
+
+
+class Output(NamedTuple):
+    """What `FusMAE.forward` returns: loss (), pred {sensor: (B, R, C·p·q)}, mask {sensor: (B, L)}."""
+
+    loss: Tensor
+    pred: dict[str, Tensor]
+    mask: dict[str, Tensor]
+
+
+class Encoded(NamedTuple):
+    """What `FusMAE.encode` returns.
+
+    tokens {sensor: (B, K, D)} after the last norm, one entry "stack" for channel stacking; cls (B, D), the mean over
+    sensors where each is encoded alone; attn {layer: (B, h, N, M)}, empty unless asked for.  Tokens of a map run
+    [class token, first sensor, second sensor, …]; "early.s1" is what S1's tokens look at in the other sensors.
+    """
+
+    tokens: dict[str, Tensor]
+    cls: Tensor
+    attn: dict[str, Tensor]
+
+
+class Reconstruction(NamedTuple):
+    """Images {sensor: (B, C, H, W)} in physical units: predicted patches alone, and pasted among the visible ones."""
+
+    pred: dict[str, Tensor]
+    pasted: dict[str, Tensor]
+    mask: dict[str, Tensor]
+
+
+class FusMAE(nn.Module):
+    """Fus-MAE for any number of sensors.
+
+    Args:
+        modalities: the sensors in a fixed order; names, bands, statistics and patch sizes come from them.
+        img_size: height and width in pixels (int or pair) at pretraining; other sizes work later.
+        fusion: where sensors meet, see the top of this file.
+        embed_dim, depth, num_heads: encoder width, number of blocks (the cross-attention one included), heads.
+        decoder_embed_dim, decoder_depth, decoder_num_heads: the same for the light decoders.
+        mlp_ratio: hidden width of an MLP over its width.
+        norm_target: ``"none"`` predicts normalised images, ``"patch"`` each patch by its own mean and deviation (MAE),
+            ``"group"`` the same within each group of bands (`Modality.groups`).
+        decoder_queries: who asks in the decoder's cross-attention. ``"latent"``: the sensor's visible latents, as
+            Fus-MAE is described. ``"grid"``: its visible *and* mask tokens (MultiMAE's way), so that a removed patch
+            sees the other sensors directly and a sensor with no visible patch at all can be predicted from them.
+        joint_attention: whether the shared blocks attend over all sensors' tokens together; default: unless
+            ``fusion="none"``.
+    """
+
+    def __init__(
+        self,
+        modalities: list[Modality],
+        img_size: int | Pair = 120,
+        fusion: str = "xaed",
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        decoder_embed_dim: int = 192,
+        decoder_depth: int = 4,
+        decoder_num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        norm_target: str = "patch",
+        decoder_queries: str = "latent",
+        joint_attention: bool | None = None,
+    ):
+        config = {key: value for key, value in locals().items() if key not in ("self", "__class__", "modalities")}
+        super().__init__()
+        _check_choices(
+            fusion=(fusion, FUSIONS),
+            norm_target=(norm_target, TARGETS),
+            decoder_queries=(decoder_queries, QUERIES),
+        )
+        self.config, self.modalities = config, {m.name: m for m in modalities}
+        self.fusion, self.norm_target, self.decoder_queries = fusion, norm_target, decoder_queries
+        self.joint_attention = fusion != "none" if joint_attention is None else joint_attention
+        names, img_size = list(self.modalities), to_pair(img_size)
+
+        # encoder
+        early, late = fusion in ("xae", "xaed"), fusion in ("xad", "xaed")
+        self.embed = nn.ModuleDict({m.name: SensorEmbed(m, img_size, embed_dim, norm_target) for m in modalities})
+        self.grids = {name: embed.grid for name, embed in self.embed.items()}
+        self.early_fusion = CrossBlock(names, embed_dim, num_heads, mlp_ratio, shared_mlp=True) if early else None
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth - early))
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+
+        # decoder
+        grid_asks = decoder_queries == "grid"
+        dim, heads = (decoder_embed_dim, decoder_num_heads) if grid_asks else (embed_dim, num_heads)
+        self.late_fusion = CrossBlock(names, dim, heads, mlp_ratio, shared_mlp=False) if late else None
+        sizes = {name: embed.proj.in_features for name, embed in self.embed.items()}
+        outputs = {"stack": sizes} if fusion == "stack" else {name: {name: size} for name, size in sizes.items()}
+        shape = (embed_dim, decoder_embed_dim, decoder_depth, decoder_num_heads, mlp_ratio)
+        self.decoders = nn.ModuleDict(
+            {k: Decoder(out, self.grids[next(iter(out))], *shape) for k, out in outputs.items()}
+        )
+        self.apply(initialise)
+
+    # -- encoder (section 3.1) ------------------------------------------------------------------------------------
+
+    def patches(self, images: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Pair]]:
+        """Images {sensor: (B, C, H, W)} → normalised patches {sensor: (B, L, C·p·q)} and every sensor's grid."""
+        if not images or set(images) - set(self.modalities):
+            raise ValueError(f"sensors {list(images)} came in; give at least one of {list(self.modalities)}, no others")
+        grids = {name: self.embed[name].grid_of(image.shape[2:]) for name, image in images.items()}
+        return {name: self.embed[name].patches(image) for name, image in images.items()}, self.grids | grids
+
+    def forward_encoder(self, patches, grids, masks: Masks, return_attention: bool = False) -> Encoded:
+        """Visible patches in, tokens of every sensor of `masks` out."""
+        tokens, pads, attn = {}, {}, {}
+        for name, mask in masks.items():
+            if name in patches:
+                tokens[name] = self.embed[name](patches[name], mask.ids_keep, grids[name])
+            elif mask.ids_keep.shape[1]:
+                raise ValueError(f"the masks keep patches of {name!r}, but its image is missing; remove all of them")
+            else:  # nothing to see, but to be predicted
+                tokens[name] = self.cls_token.new_zeros(len(mask.mask), 0, self.cls_token.shape[-1])
+            pads[name] = mask.pad_keep
+        if self.fusion == "stack":
+            tokens, pads = {"stack": _stack(tokens, masks)}, {}
+        if self.early_fusion is not None:
+            tokens, maps = self.early_fusion(tokens, pads, return_attention=return_attention)
+            attn |= {f"early.{name}": a for name, a in maps.items() if a is not None}
+        cls, seen = [], []
+        for names in self._attending_together(tokens):
+            group, c, maps = self._shared_blocks({n: tokens[n] for n in names}, pads, return_attention)
+            suffix = "" if self.joint_attention else f".{names[0]}"
+            attn |= {f"blocks.{i}{suffix}": a for i, a in enumerate(maps)}
+            tokens = tokens | group
+            cls.append(c)
+            seen.append(_sees_something(group, pads))
+        cls, seen = torch.stack(cls), torch.stack(seen)[..., None]  # (groups, B, D), (groups, B, 1)
+        return Encoded(tokens, (cls * seen).sum(0) / seen.sum(0), attn)
+
+    def _attending_together(self, tokens: dict[str, Tensor]) -> list[list[str]]:
+        return [list(tokens)] if self.joint_attention else [[name] for name, x in tokens.items() if x.shape[1]]
+
+    def _shared_blocks(self, tokens, pads, return_attention):
+        """Self-attention over [class token, all given tokens]: tokens, class token (B, D), maps."""
+        cls = self.cls_token.expand(len(next(iter(tokens.values()))), -1, -1)
+        x, pad, maps = torch.cat([cls, *tokens.values()], dim=1), cat_pads({"cls": cls} | tokens, pads), []
+        for block in self.blocks:
+            x, attn = block(x, pad, return_attention)
+            maps += [] if attn is None else [attn]
+        cls, *parts = self.norm(x).split([1, *(t.shape[1] for t in tokens.values())], dim=1)
+        return dict(zip(tokens, parts, strict=True)), cls[:, 0], maps
+
+    def encode(
+        self,
+        images: dict[str, Tensor],
+        masks: Masks | None = None,
+        present: dict[str, Tensor] | None = None,
+        return_attention: bool = False,
+    ) -> Encoded:
+        """Features of any non-empty subset of the sensors.
+
+        Args:
+            images: {sensor: (B, C, H, W)} in physical units.
+            masks: what to leave out; default: nothing.
+            present: {sensor: (B,) bool}, False where a sample lacks a sensor.
+            return_attention: compute attention step by step and return its maps.
+        """
+        patches, grids = self.patches(images)
+        if masks is None:
+            batch, device = next((len(x), x.device) for x in images.values())
+            masks = keep_all({name: grids[name] for name in images}, batch, present)
+            masks = {name: mask.to(device) for name, mask in masks.items()}
+        return self.forward_encoder(patches, grids, masks, return_attention)
+
+    # -- decoder (section 3.2) ------------------------------------------------------------------------------------
+
+    def forward_decoder(self, tokens: dict[str, Tensor], masks: Masks, grids: dict[str, Pair], return_attention=False):
+        """Tokens {sensor: (B, K, D)} → removed patches {sensor: (B, R, C·p·q)}, maps of the cross-attention."""
+        maps = {}
+        pads = {name: masks[name].pad_keep for name in tokens if name in masks}
+        if self.late_fusion is not None and self.decoder_queries == "latent":
+            tokens, maps = self.late_fusion(tokens, pads, return_attention=return_attention)
+        first = next(iter(masks))  # of channel stacking: all sensors share one mask and one grid
+        mask_of = {key: masks.get(key, masks[first]) for key in tokens}
+        x = {k: self.decoders[k].tokens(t, mask_of[k], grids.get(k, grids[first])) for k, t in tokens.items()}
+        if self.late_fusion is not None and self.decoder_queries == "grid":
+            visible = {name: x[name][:, : t.shape[1]] for name, t in tokens.items()}
+            x, maps = self.late_fusion(x, pads, visible, return_attention)
+        pred = {}
+        for key, grid_tokens in x.items():
+            pred |= self.decoders[key](grid_tokens, mask_of[key])
+        attn = {f"late.{name}": a for name, a in maps.items() if a is not None}
+        return {name: p for name, p in pred.items() if name in masks}, attn
+
+    # -- loss -----------------------------------------------------------------------------------------------------
+
+    def forward_loss(self, patches, pred: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+        """Each sensor's mean squared error over its removed patches (mask: 0 keep, 1 remove)."""
+        return {n: self.embed[n].loss(patches[n], pred[n], masks[n]) for n in pred if n in patches}
+
+    def forward(self, images: dict[str, Tensor], masks: Masks) -> Output:
+        """Reconstruct what the masks remove.
+
+        Args:
+            images: {sensor: (B, C, H, W)} in physical units.
+            masks: one `SensorMask` a sensor (`fmlib.masking.draw_masks`), 0 keep, 1 remove.
+
+        Returns:
+            loss (the sensors' losses summed), pred (removed patches as targets, in the order of `ids_remove`), mask.
+        """
+        patches, grids = self.patches(images)
+        pred, _ = self.forward_decoder(self.forward_encoder(patches, grids, masks).tokens, masks, grids)
+        losses = self.forward_loss(patches, pred, masks)
+        return Output(sum(losses.values()), pred, {name: mask.mask for name, mask in masks.items()})
+
+    def attention_maps(self, images: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+        """All maps of one pass {layer: (B, h, N, M)}: early fusion, shared blocks, late fusion (see `Encoded`).
+
+        In "late.s1" S1's tokens ask and the other sensors' visible tokens answer.
+        """
+        patches, grids = self.patches(images)
+        encoded = self.forward_encoder(patches, grids, masks, return_attention=True)
+        return encoded.attn | self.forward_decoder(encoded.tokens, masks, grids, return_attention=True)[1]
+
+    @torch.no_grad()
+    def reconstruct(self, images: dict[str, Tensor], masks: Masks) -> Reconstruction:
+        """Predictions as images in physical units: the target's normalisation undone, visible patches pasted.
+
+        Each patch is put back on its own true mean and deviation (as all MAE pictures do when `norm_target` is on).
+        """
+        patches, grids = self.patches(images)
+        pred, _ = self.forward_decoder(self.forward_encoder(patches, grids, masks).tokens, masks, grids)
+        images = {n: self.embed[n].paste(patches[n], pred[n], masks[n], grids[n]) for n in pred if n in patches}
+        alone, pasted = ({n: pair[i] for n, pair in images.items()} for i in (0, 1))
+        return Reconstruction(alone, pasted, {name: m.mask.unflatten(1, grids[name]) for name, m in masks.items()})
+
+
+def fusmae(preset: str, modalities: list[Modality], **options) -> FusMAE:
+    """A Fus-MAE of a preset size (nano, tiny, small, base, large); `options` as in `FusMAE`."""
+    _check_choices(preset=(preset, tuple(PRESETS)))
+    return FusMAE(modalities, **PRESETS[preset] | options)
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+
+
+def _check_choices(**choices):
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}; choose one of {', '.join(allowed)}")
+
+
+def _sees_something(tokens: dict[str, Tensor], pads) -> Tensor:
+    """(B,) 1 where a sample has at least one visible token among these, else 0."""
+    pad = cat_pads(tokens, pads)
+    first = next(iter(tokens.values()))
+    return first.new_ones(len(first)) if pad is None else (~pad.all(1)).to(first)
+
+
+def _stack(tokens: dict[str, Tensor], masks: Masks) -> Tensor:
+    """Channel stacking: one linear projection of stacked channels is the sum of the sensors' projections."""
+    first, *others = masks.values()
+    if any(not torch.equal(first.ids_keep, other.ids_keep) for other in others):
+        raise ValueError("channel stacking needs the same mask in every sensor; draw with strategy='consistent'")
+    here = {n: 1.0 if masks[n].present is None else masks[n].present[:, None, None] for n in tokens}
+    return sum(x * here[n] for n, x in tokens.items() if x.shape[1])

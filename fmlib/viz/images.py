@@ -1,0 +1,182 @@
+"""Pictures of images: one stretch for every sensor, pairs side by side.
+
+The rule of the stretch: decibels between fixed limits, everything else between its 2nd and 98th percentile; the
+limits are printed beside each picture.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ..modality import Modality
+from .style import OKABE_ITO, REMOVED, SMALL, bare, image_panels, panel_width, to_numpy, wrap
+
+PERCENTILES = (2, 98)
+DECIBELS = {"VV": (-25.0, 0.0), "HH": (-25.0, 0.0), "VH": (-30.0, -5.0), "HV": (-30.0, -5.0)}
+RATIO_LIMITS = (0.0, 15.0)  # dB: VV over VH of most land and water
+Limits = list[tuple[float, float]]
+
+
+def stretch(image: np.ndarray, modality: Modality, limits: Limits | None = None) -> tuple[np.ndarray, Limits]:
+    """Turn an image of any sensor into a picture.
+
+    Args:
+        image: (C, H, W), in the unit of `modality`; NaN where there is no value.
+        modality: says which bands make the picture (`rgb`: one, two or three of them). Two bands in decibels become
+            the composite red = first, green = second, blue = first over second.
+        limits: lowest and highest value shown of each band of the picture, e.g. those of another image; default:
+            fixed for decibels, the 2nd and 98th percentile otherwise.
+
+    Returns:
+        Picture (H, W, 3), 0..1, grey where there is no value; and the limits used.
+    """
+    bands = to_numpy(image)[modality.index(*modality.rgb)].astype(float)  # (1..3, H, W)
+    if len(bands) == 2:
+        bands = np.stack([*bands, bands[0] - bands[1]])
+    if limits is None:
+        limits = _fixed_limits(modality) if modality.unit == "dB" else [_percentiles(band) for band in bands]
+    low, high = np.array(limits).T[:, :, None, None]
+    picture = np.clip((bands - low) / np.maximum(high - low, 1e-12), 0, 1)
+    picture = np.where(np.isfinite(picture), picture, REMOVED)
+    return np.moveaxis(np.broadcast_to(picture, (3, *picture.shape[1:])), 0, -1), limits
+
+
+def _fixed_limits(modality: Modality) -> Limits:
+    limits = [DECIBELS.get(band.upper(), modality.valid_range) for band in modality.rgb]
+    return [*limits, RATIO_LIMITS] if len(limits) == 2 else limits
+
+
+def _percentiles(band: np.ndarray) -> tuple[float, float]:
+    values = band[np.isfinite(band)]
+    return tuple(np.percentile(values, PERCENTILES).tolist()) if values.size else (0.0, 1.0)
+
+
+def limits_text(modality: Modality, limits: Limits) -> str:
+    """Say what a picture shows, e.g. ``VV −25…0 dB`` or ``2–98 %: B4 84…653, B3 …, reflectance × 10000``."""
+    names = modality.rgb if len(modality.rgb) != 2 else (*modality.rgb, "ratio")
+    parts = [f"{name}\u00a0{low:.4g}…{high:.4g}" for name, (low, high) in zip(names, limits, strict=True)]
+    rule = "" if modality.unit == "dB" else "{}–{}\u00a0%: ".format(*PERCENTILES)
+    return (rule + ", ".join(parts) + " " + modality.unit.replace(" ", "\u00a0")).replace("-", "−")
+
+
+def show_pairs(
+    samples: Sequence[Mapping],
+    modalities: Mapping[str, Modality],
+    ncols: int = 2,
+    classes: Sequence[str] = (),
+) -> Figure:
+    """Draw the sensors of each sample side by side, with its name and labels.
+
+    Args:
+        samples: dicts of ``sensor: (C, H, W)``, ``"id"`` and, if there is one, ``"label"``: a class number, (classes,)
+            0/1, or (H, W) class numbers, which are drawn as a map. A sensor that a sample lacks is drawn as missing.
+        modalities: the sensors to draw, in this order.
+        ncols: samples in a row.
+        classes: names of the classes.
+
+    Returns:
+        The figure.
+    """
+    if not samples:
+        raise ValueError("no samples to draw; give at least one")
+    maps = any(np.ndim(sample.get("label")) == 2 for sample in samples)
+    per_sample, ncols = len(modalities) + maps, min(ncols, len(samples))
+    fig, axes = image_panels(
+        -(-len(samples) // ncols), per_sample * ncols, _aspect(samples, modalities), group=per_sample,
+        top=0.62, bottom=0.5 + 0.25 * maps, row_gap=0.92,
+    )  # fmt: skip
+    for panels, sample in zip(axes.reshape(-1, per_sample), samples, strict=False):
+        for ax, modality in zip(panels, modalities.values(), strict=False):
+            draw_image(ax, sample.get(modality.name), modality, title=modality.title, note=True)
+        if maps:
+            _draw_label_map(panels[-1], sample.get("label"), classes)
+        room = panel_width(panels[0]) * per_sample
+        title = wrap(f"{sample.get('id', '')}", room, 8, 1) + "\n"
+        title += wrap(label_text(sample.get("label"), classes), room, SMALL, 1)
+        panels[0].annotate(title, (0, 1), (0, 14), "axes fraction", "offset points", fontsize=8, va="bottom")
+    for ax in axes.reshape(-1)[per_sample * len(samples) :]:
+        ax.set_visible(False)
+    if maps:
+        _class_legend(fig, samples, classes)
+    return fig
+
+
+def draw_image(
+    ax: Axes, image, modality: Modality, limits: Limits | None = None, title: str = "", note: bool = False
+) -> Limits | None:
+    """Draw one image into a panel.
+
+    Args:
+        ax: the panel.
+        image: (C, H, W) in the sensor's unit, or None where the sample lacks the sensor.
+        modality: its sensor.
+        limits: of the stretch; default: `stretch`'s own.
+        title: above the panel.
+        note: print the limits below the panel.
+
+    Returns:
+        The limits used; None for a missing image.
+    """
+    ax.set_title(title, loc="left", fontsize=8, pad=2.5)
+    if image is None:
+        ax.set_facecolor("0.95")
+        ax.text(0.5, 0.5, "missing", ha="center", va="center", color="0.35", transform=ax.transAxes)
+        return None
+    picture, limits = stretch(image, modality, limits)
+    ax.imshow(picture, interpolation="nearest", aspect="auto")
+    if note:
+        text = wrap(limits_text(modality, limits), panel_width(ax), SMALL - 0.5)
+        ax.set_xlabel(text, fontsize=SMALL - 0.5, loc="left", labelpad=2, color="0.3", linespacing=1.1)
+    return limits
+
+
+def label_text(label, classes: Sequence[str] = ()) -> str:
+    """A label in words: its class, its classes, or the share of each class in a label map."""
+    if label is None:
+        return "no label"
+    label = to_numpy(label)
+    count = max(len(classes), int(label.max()) + 1) if label.ndim != 1 else len(label)
+    names = [*classes, *(f"class {i}" for i in range(len(classes), count))]
+    if label.ndim == 0:
+        return names[int(label)]
+    if label.ndim == 1:
+        return ", ".join(names[i] for i in np.flatnonzero(label > 0)) or "none of the classes"
+    shares = [(label == i).mean() for i in range(len(names))]
+    return ", ".join(
+        f"{name} {share:.0%}".replace("%", "\u2009%") for name, share in zip(names, shares, strict=True) if share
+    )
+
+
+def _aspect(samples, modalities) -> float:
+    for sample in samples:
+        for name in modalities:
+            if name in sample:
+                return sample[name].shape[-2] / sample[name].shape[-1]
+    raise ValueError(f"no sample has any of the sensors {list(modalities)}; its keys are {list(samples[0])}")
+
+
+def class_colours(count: int) -> list:
+    """One colour a class: light grey for the first (background), then Okabe–Ito, again from the start after eight."""
+    return ["#D9D9D9", *(OKABE_ITO[i % len(OKABE_ITO)] for i in range(count - 1))]
+
+
+def _draw_label_map(ax: Axes, label, classes):
+    ax.set_title("Label", loc="left", fontsize=8, pad=2.5)
+    if label is None or np.ndim(label) != 2:
+        return
+    label = to_numpy(label)
+    count = max(len(classes), int(label.max()) + 1, 2)
+    shown = np.ma.masked_less(label, 0)  # negative: no label there
+    ax.imshow(shown, cmap=ListedColormap(class_colours(count)), vmin=-0.5, vmax=count - 0.5, aspect="auto")
+    bare(ax)
+
+
+def _class_legend(fig: Figure, samples, classes):
+    top = max(int(np.max(to_numpy(s["label"]))) for s in samples if s.get("label") is not None)
+    names = list(classes) or [f"class {i}" for i in range(top + 1)]
+    handles = [Patch(color=c, label=n) for c, n in zip(class_colours(len(names)), names, strict=True)]
+    fig.legend(handles=handles, loc="lower left", ncols=6, borderaxespad=0.1, handlelength=1, columnspacing=1)
