@@ -5,9 +5,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 def execute(notebook: Path, output: Path, params: dict, root: Path, timeout: float | None) -> str | None:
@@ -41,6 +45,7 @@ def _execute_here(job_file: Path) -> None:
     from papermill import execute_notebook
     from traitlets.config import Config
 
+    threading.Thread(target=_die_with, args=[os.getppid()], daemon=True).start()
     job = json.loads(job_file.read_text())
     sockets = {"transport": "ipc", "ip": str(job_file.parent / "kernel")}
     connection = {"connection_file": str(job_file.parent / "kernel.json")}
@@ -49,10 +54,19 @@ def _execute_here(job_file: Path) -> None:
         job["output"],
         parameters=job["params"],
         kernel_name="python3",
+        language="python",
         cwd=job["cwd"],
         progress_bar=False,
         config=Config(KernelManager=connection if os.name == "nt" else connection | sockets),
     )
+
+
+def _die_with(parent: int) -> None:
+    """Kill this run when the process that watches over it is gone, were it by SIGKILL."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    kill_run(os.environ["FMLIB_RUN"])
+    os._exit(1)
 
 
 def kill_run(run_id: str) -> None:
@@ -61,10 +75,8 @@ def kill_run(run_id: str) -> None:
     Kernels and torchrun's workers lead process groups of their own, and an orphan has no parent to be found by; what
     they all share is the environment they inherited.
     """
-    import psutil
-
     for _ in range(20):  # again, for what was forked meanwhile
-        mine = [p for p in psutil.process_iter(["environ"]) if run_id in _run_of(p)]
+        mine = [p for p in psutil.process_iter(["environ"]) if run_id in _run_of(p) and p.pid != os.getpid()]
         if not mine:
             return
         for process in mine:

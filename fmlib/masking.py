@@ -187,8 +187,9 @@ def _dirichlet_split(lengths, here, mask_ratio, alpha, generator) -> Tensor:
     shares = rng.gamma(alpha, size=tuple(here.shape)) * here.numpy() + 1e-12 * here.numpy()
     limit = np.array(lengths)[:, None] * here.numpy()
     budget = np.minimum(_count(sum(lengths), mask_ratio), limit.sum(0))
-    keep = np.minimum(np.floor(shares / shares.sum(0) * budget), limit)
-    while (left := budget - keep.sum(0)).any():  # what rounding or a full sensor left over goes where there is room
+    upto = np.round(np.cumsum(shares / shares.sum(0), 0) * budget)  # rounding the running sum spends all of it
+    keep = np.minimum(np.diff(upto, axis=0, prepend=0), limit)
+    while (left := budget - keep.sum(0)).any():  # what a full sensor leaves over goes where there is room
         room = (limit - keep) > 0
         order = np.where(room, shares, -1).argmax(0), np.arange(keep.shape[1])
         keep[order] += np.minimum(left, (limit - keep)[order])

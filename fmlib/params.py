@@ -10,6 +10,7 @@ import io
 import json
 import math
 import tokenize
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,25 @@ def _parameter(line: ast.stmt, comments: dict[int, str], where: str) -> Paramete
     name, declared = line.target.id, ast.unparse(line.annotation)
     default = check_params({name: default}, {name: default}, where, {name: declared})[name]
     return Parameter(name, declared, default, comments.get(line.end_lineno, ""))
+
+
+def profile_params(notebook: str | Path, profile: str) -> tuple[dict[str, Any], float]:
+    """What a profile says of a notebook.
+
+    Args:
+        notebook: path of the notebook; the profiles lie beside it, in `profiles/NAME.toml`.
+        profile: name of the profile.
+
+    Returns:
+        The notebook's parameters, and its time limit in minutes.
+
+    Raises:
+        FileNotFoundError: no such profile.
+    """
+    notebook = Path(notebook)
+    folder = notebook.resolve().parent / "profiles"
+    if not (folder / f"{profile}.toml").is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.toml"))) or "none"
+        raise FileNotFoundError(f"no profile {profile!r} in {folder}; there is {known}")
+    table = tomllib.loads((folder / f"{profile}.toml").read_text(encoding="utf-8"))
+    return table.get(notebook.stem, {}), table["run"]["timeout"]

@@ -5,19 +5,21 @@
 A run folder holds `params.json`, the executed notebook and its HTML, `metrics.json`, `stamp.json` and `figures/`.
 """
 
+import hashlib
 import json
 import math
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from fmlib import __version__
 from fmlib.execute import execute, write_json
 from fmlib.params import check_params, read_parameters
 
@@ -60,30 +62,55 @@ def run_notebook(
     types = {name: p.type for name, p in declared.items()}
     full = check_params(given, {name: p.default for name, p in declared.items()}, notebook.name, types)
     _refuse_foreign_folder(out_dir)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.running-", dir=out_dir.parent))
-    work.chmod(0o755)  # mkdtemp's folder is private, a report is not
     root = repository(notebook)
-    try:
-        started = datetime.now(UTC)
-        clock = time.monotonic()
-        injected = {name: full[name] for name in given} | {"out": work.as_posix()}
-        problem = execute(notebook, work / notebook.name, injected, root, timeout)
-        if problem or not (work / "metrics.json").is_file():
-            raise _failed(notebook, work, out_dir, problem)
-        full["out"] = _rename_paths(work, out_dir, root)
-        metrics = json.loads((work / "metrics.json").read_text())
-        write_json(work / "params.json", full)
-        seconds = time.monotonic() - clock
-        write_json(work / "stamp.json", stamp(full, started, seconds, metrics.get("data"), root))
-        if html:
-            from fmlib.render import notebook_page
+    work = _working_folder(out_dir, run_key(notebook, full))
+    injected = {name: full[name] for name in given} | {"out": work.as_posix()}
+    started, clock = datetime.now(UTC), time.monotonic()
+    problem = execute(notebook, work / notebook.name, injected, root, timeout)
+    seconds = time.monotonic() - clock
+    if problem or not (work / "metrics.json").is_file():
+        raise _failed(notebook, work, out_dir, problem)
+    full["out"] = _rename_paths(work, out_dir, root)
+    metrics = json.loads((work / "metrics.json").read_text(encoding="utf-8"))
+    write_json(work / "params.json", full)
+    write_json(work / "stamp.json", stamp(full, started, seconds, metrics.get("data"), root))
+    if html:
+        from fmlib.render import notebook_page
 
-            notebook_page(work / notebook.name)
-        _swap(work, out_dir)
-        return metrics
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        notebook_page(work / notebook.name)
+    _swap(work, out_dir)
+    return metrics
+
+
+def run_key(notebook: str | Path, params: dict[str, Any]) -> str:
+    """Digest of all that shapes a run: code cells, parameters, fmlib's sources, the data manifests; not the prose."""
+    root = repository(notebook)
+    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
+    digest.update("".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").encode())
+    for path in sorted([*Path(__file__).parent.rglob("*.py"), *(root / "data_manifests").glob("*.toml")]):
+        if path.name not in ("cli.py", "report.py", "render.py"):  # they show results, they do not shape them
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _working_folder(out_dir: Path, key: str) -> Path:
+    """A hidden folder beside the run folder, where the run grows.
+
+    An interrupted run with the same key left its training checkpoints here, and goes on from them.
+    """
+    work = out_dir.parent / f".{out_dir.name}.running"
+    note = work / "running.json"
+    if note.is_file():
+        left = json.loads(note.read_text(encoding="utf-8"))
+        if left["pid"] != os.getpid() and psutil.pid_exists(left["pid"]):
+            raise RunError(f"{out_dir.name} is being run by process {left['pid']}; wait for it or stop it")
+        if left["key"] != key:
+            shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "metrics.json").unlink(missing_ok=True)  # only what this run writes counts
+    write_json(note, {"key": key, "pid": os.getpid()})
+    return work
 
 
 def repository(path: str | Path) -> Path:
@@ -106,31 +133,31 @@ def _failed(notebook: Path, work: Path, out_dir: Path, problem: str | None) -> R
     """Keep the failed notebook and a note of the failure beside the earlier results; returns the error to raise."""
     out_dir.mkdir(exist_ok=True)
     kept = out_dir / f"{notebook.stem}.failed.ipynb"
-    where, reason = "", problem or "ended without writing metrics.json: the last cell must call fmlib.run.finish"
+    message, trace = f"{notebook.name}: {problem}", ""
     if (work / notebook.name).is_file():
         os.replace(work / notebook.name, kept)
-        where, reason = _failing_cell(kept, reason, timed_out="time limit" in (problem or ""))
-    message = f"{notebook.name}{where}: {reason}"
+        message, trace = notebook.name + _diagnosis(kept, problem), f"\n  executed notebook with the traceback: {kept}"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(out_dir / "failure.json", {"notebook": notebook.name, "message": message, "time": now})
-    return RunError(f"{message}\n  executed notebook with the traceback: {kept}" if kept.is_file() else message)
+    return RunError(message + trace)
 
 
-def _failing_cell(executed: Path, reason: str, timed_out: bool) -> tuple[str, str]:
-    """Find the cell that failed, called sys.exit or was running at the end: its place and the reason."""
+def _diagnosis(executed: Path, problem: str | None) -> str:
+    """Name the last cell that was started, and why it is the last."""
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     cells = [cell for cell in cells if not NOT_OURS & set(cell["metadata"].get("tags", []))]
-    for number, cell in enumerate(cells, 1):
-        errors = [o for o in cell.get("outputs", []) if o["output_type"] == "error"]
-        unfinished = cell["metadata"].get("papermill", {}).get("status") in ("running", "failed")
-        if not errors and not unfinished:
-            continue
-        source = "".join(cell["source"]).strip().splitlines() or [""]
-        if errors and not timed_out:
-            reason = " ".join(f"{errors[0]['ename']}: {errors[0]['evalue']}".split())[:300]
-            reason += " (the cells after it never ran)" if errors[0]["ename"] == "SystemExit" else ""
-        return f", cell {number} ({source[0]})", reason
-    return "", reason
+    started = [i for i, cell in enumerate(cells) if cell["metadata"].get("papermill", {}).get("start_time")]
+    last = cells[started[-1]] if started else {"source": "", "outputs": []}
+    error = next((o for o in last.get("outputs", []) if o["output_type"] == "error"), None)
+    if not problem and not error:
+        return ": ended without writing metrics.json; its last cell must call fmlib.run.finish"
+    if error:
+        problem = " ".join(f"{error['ename']}: {error['evalue']}".split())[:300]
+        problem += " (the cells after it never ran)" if error["ename"] == "SystemExit" else ""
+    elif "DeadKernelError" in problem:
+        problem = "the kernel died; the usual cause is too little memory"
+    first_line = "".join(last["source"]).strip().partition("\n")[0]
+    return f", cell {started[-1] + 1 if started else 0} ({first_line}): {problem}"
 
 
 def _rename_paths(work: Path, out_dir: Path, root: Path) -> str:
@@ -144,7 +171,9 @@ def _rename_paths(work: Path, out_dir: Path, root: Path) -> str:
 
 
 def _swap(work: Path, out_dir: Path) -> None:
+    (work / "running.json").unlink()
     old = work.with_name(f"{work.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if out_dir.exists():
         os.replace(out_dir, old)
     os.replace(work, out_dir)
@@ -196,7 +225,7 @@ def _plain(value: Any, key: str) -> Any:
         return {str(k): _plain(v, f"{key}[{k!r}]") for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
-    value = value.item() if hasattr(value, "item") and getattr(value, "size", 1) != 0 else value
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{key} is {value}; results must be finite numbers")
     if value is None or isinstance(value, bool | int | float | str):
@@ -232,7 +261,7 @@ def stamp(
         "device": device,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "fmlib": version("fmlib"),
+        "fmlib": __version__,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
     }

@@ -33,7 +33,9 @@ def save(model: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float3
         "modalities": [m.to_dict() for m in model.modalities.values()],
         "versions": {"fmlib": fmlib.__version__, "torch": torch.__version__},
     } | notes
-    weights = {k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in model.state_dict().items()}
+    weights = {
+        k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in model.state_dict().items()
+    }
     write_beside(folder / "model.safetensors", lambda path: save_file(weights, path))
     write_beside(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2, ensure_ascii=False)))
     return folder

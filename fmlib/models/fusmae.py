@@ -211,6 +211,8 @@ class FusMAE(nn.Module):
 
     def forward_decoder(self, tokens: dict[str, Tensor], masks: Masks, grids: dict[str, Pair], return_attention=False):
         """Tokens {sensor: (B, K, D)} → removed patches {sensor: (B, R, C·p·q)}, maps of the cross-attention."""
+        if self.fusion == "stack" and any(mask.present is not None for mask in masks.values()):
+            raise ValueError("channel stacking cannot reconstruct samples that lack a sensor; leave them out")
         maps = {}
         pads = {name: masks[name].pad_keep for name in tokens if name in masks}
         if self.late_fusion is not None and self.decoder_queries == "latent":
@@ -294,8 +296,9 @@ def _sees_something(tokens: dict[str, Tensor], pads) -> Tensor:
 
 def _stack(tokens: dict[str, Tensor], masks: Masks) -> Tensor:
     """Channel stacking: one linear projection of stacked channels is the sum of the sensors' projections."""
-    first, *others = masks.values()
-    if any(not torch.equal(first.ids_keep, other.ids_keep) for other in others):
+    tokens = {name: x for name, x in tokens.items() if x.shape[1]}
+    first, *others = (masks[name].ids_keep for name in tokens)
+    if any(not torch.equal(first, other) for other in others):
         raise ValueError("channel stacking needs the same mask in every sensor; draw with strategy='consistent'")
-    here = {n: 1.0 if masks[n].present is None else masks[n].present[:, None, None] for n in tokens}
-    return sum(x * here[n] for n, x in tokens.items() if x.shape[1])
+    here = {name: masks[name].present for name in tokens}
+    return sum(x if here[name] is None else x * here[name][:, None, None] for name, x in tokens.items())

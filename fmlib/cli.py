@@ -1,0 +1,188 @@
+"""The command `fmlib`: run notebooks, build reports, train, look after data."""
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    Args:
+        argv: the words after `fmlib`; default: those of the process.
+    """
+    args, rest = _parser().parse_known_args(argv)
+    if rest and args.command is not _train:
+        _parser().error(f"unknown: {' '.join(rest)}")  # only `fmlib train` takes parameters by name
+    args.rest = rest
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets a run kill its processes before it goes
+    try:
+        args.command(args)
+    except Exception as error:
+        if args.debug or not _is_ours(error):
+            raise
+        print(f"fmlib: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("fmlib: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _is_ours(error: Exception) -> bool:
+    """Errors that explain themselves: bad input, missing files, failed runs."""
+    from fmlib.run import RunError
+
+    return isinstance(error, ValueError | OSError | ArithmeticError | RunError)
+
+
+# ---- the commands -----------------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> None:
+    from fmlib.params import parse_setting, profile_params, read_parameters
+    from fmlib.run import repository, run_notebook
+
+    notebook, timeout, given = Path(args.notebook), args.timeout, {}
+    declared = {p.name: p for p in read_parameters(notebook)}
+    defaults, types = ({name: getattr(p, key) for name, p in declared.items()} for key in ("default", "type"))
+    out = defaults.get("out", f"runs/{notebook.stem}")
+    if args.profile:
+        given, minutes = profile_params(notebook, args.profile)
+        timeout, out = timeout or 60 * minutes, f"reports/{args.profile}/{notebook.stem}"
+    if args.params:
+        given |= json.loads(Path(args.params).read_text(encoding="utf-8"))
+    given |= [parse_setting(text, defaults, types) for text in args.set]
+    folder = repository(notebook) / (args.out or given.get("out") or out)  # an absolute path stays as it is
+    metrics = run_notebook(notebook, folder, given, timeout)
+    print(f"{notebook.stem}: {metrics['title']}")
+    for label, value in metrics["headline"].items():
+        print(f"  {label}: {value}")
+    print(f"  {folder}")
+
+
+def _params(args: argparse.Namespace) -> None:
+    from fmlib.params import read_parameters
+
+    rows = [(p.name, p.type, repr(p.default), p.help) for p in read_parameters(args.notebook)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _report(args: argparse.Namespace) -> None:
+    from fmlib.report import build_index
+
+    print(build_index(args.folder))
+
+
+def _train(args: argparse.Namespace) -> None:
+    from fmlib.train import main as train
+
+    train(args.rest)
+
+
+def _data(args: argparse.Namespace) -> None:
+    from fmlib.data import find_datasets
+    from fmlib.manifest import data_root, list_manifests, load_manifest
+
+    if args.name:
+        _show(load_manifest(args.name))
+        return
+    root = args.root or data_root()
+    found = find_datasets(root)
+    print(f"data sets known, and what lies under {root}:")
+    for name in list_manifests():
+        here = f"{found[name]} training pairs" if name in found else "–"
+        print(f"  {name:18} {here:22} {load_manifest(name).title}")
+
+
+def _show(manifest) -> None:
+    for key in ("title", "home", "licence", "terms", "citation", "layout", "folder", "task"):
+        print(f"{key:9} {getattr(manifest, key)}")
+    for name, split in manifest.splits.items():
+        print(f"split     {name}: {split}")
+    for name, sensor in manifest.sensors.items():
+        print(f"sensor    {name}: {sensor.title}, {len(sensor.bands)} bands ({', '.join(sensor.bands)}), {sensor.unit}")
+    if manifest.classes:
+        print(f"classes   {', '.join(manifest.classes)}")
+    for trap in manifest.traps:
+        print(f"trap      {trap}")
+
+
+def _scenes(args: argparse.Namespace) -> None:
+    from fmlib.data.synthetic import generate
+
+    generate(args.root, args.count, args.seed, jobs=args.jobs)
+    print(f"{args.count} scenes under {args.root}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    from fmlib.data import find_datasets
+    from fmlib.manifest import data_root
+
+    print(f"Python {platform.python_version()}")
+    for package in ("fmlib", "torch", "timm", "numpy", "rasterio", "papermill", "jupyterlab"):
+        print(f"{package} {version(package)}")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only"
+    print(f"device: {device}, {torch.get_num_threads()} CPU threads")
+    found = ", ".join(f"{name} ({count})" for name, count in find_datasets().items())
+    print(f"data under {data_root()}: {found or 'none; `fmlib scenes` makes some'}")
+
+
+# ---- their words ------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fmlib", description="The Fusion-MAE workbook.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        sub.set_defaults(command=function)
+        return sub
+
+    run = command("run", _run, "run a notebook as a batch job")
+    run.add_argument("notebook", metavar="NOTEBOOK", help="path of an .ipynb file")
+    run.add_argument("--profile", metavar="NAME", help="take parameters and time limit from profiles/NAME.toml")
+    run.add_argument("--params", metavar="FILE", help="take parameters from a JSON file")
+    run.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="set one parameter (repeatable)")
+    run.add_argument(
+        "--out", metavar="DIR", help="run folder; default: reports/PROFILE/NOTEBOOK, or the notebook's own"
+    )
+    run.add_argument("--timeout", metavar="S", type=float, help="kill the run after so many seconds")
+
+    params = command("params", _params, "list a notebook's parameters")
+    params.add_argument("notebook", metavar="NOTEBOOK", help="path of an .ipynb file")
+
+    report = command("report", _report, "build the index page of a folder of runs")
+    report.add_argument("folder", metavar="DIR", help="for instance reports/quick")
+
+    command("train", _train, "pretrain a model: fmlib train [params.json] [--name=value ...]")
+
+    data = command("data", _data, "list the known data sets, or show one")
+    kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    kinds.add_parser("list", help="list all, and which are here").set_defaults(name=None)
+    kinds.add_parser("show", help="show one").add_argument("name", metavar="NAME")
+    data.add_argument("--root", metavar="DIR", help="folder that holds the data; default: FMLIB_DATA, else data")
+
+    scenes = command("scenes", _scenes, "generate an archive of synthetic scenes")
+    scenes.add_argument("root", metavar="ROOT", help="folder that holds the data sets, for instance data")
+    scenes.add_argument("--count", type=int, default=1024, metavar="N", help="number of scenes (default: 1024)")
+    scenes.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same scenes")
+    scenes.add_argument("--jobs", type=int, metavar="N", help="processes at the same time; default: one a core")
+
+    command("check", _check, "check the installation: versions, device, data found")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""How good is a pretrained model?  Here: reconstruction, and whether one sensor helps to see the other.
+
+Errors are **relative**: squared error over the removed patches, divided by that of predicting each removed patch's own
+mean in each band. 1 is thus the error of an oracle that knows every patch's colour but nothing inside it, and
+1 − error is the share of the detail inside patches that was explained (R²).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fmlib.layers import gather_tokens
+from fmlib.masking import Masks, SensorMask, draw_masks, keep_all
+
+PARTNERS = ("true", "wrong", "none")
+
+
+def relative_error(
+    model: nn.Module, name: str, patches: Tensor, pred: Tensor, mask: SensorMask
+) -> tuple[Tensor, Tensor]:
+    """Squared error of predictions, and of each patch's own mean in each band, summed for each sample.
+
+    Args:
+        patches: (B, L, C·p·q) normalised. pred: (B, R, C·p·q) as targets, in the order of `mask.ids_remove`.
+
+    Returns:
+        Two tensors (B,); their ratio is the relative error.
+    """
+    embed = model.embed[name]
+    true = gather_tokens(patches, mask.ids_remove)
+    mean, std = embed.target_stats(true)
+    bands = true.unflatten(-1, (embed.modality.in_chans, -1))  # (B, R, C, p·q)
+    flat = (bands - bands.mean(-1, keepdim=True)).flatten(-2)
+    count = 1.0 if mask.pad_remove is None else (~mask.pad_remove).float()[..., None]
+    error = (pred.float() * std + mean - true).square() * count
+    return error.sum((1, 2)), (flat.square() * count).sum((1, 2))
+
+
+@torch.no_grad()
+def sensor_losses(model: nn.Module, images: dict[str, Tensor], masks: Masks, batch_size: int = 64) -> dict[str, float]:
+    """The training loss of each sensor over all samples, worked off in parts.
+
+    Args:
+        images: {sensor: (N, C, H, W)} in physical units. masks: one a sensor, for all N samples.
+    """
+    _check_eval(model)
+    count, sums = len(next(iter(images.values()))), {}
+    for some, hidden in _parts(images, masks, batch_size):
+        pred = model(some, hidden).pred
+        patches, _ = model.patches(some)
+        for name, loss in model.forward_loss(patches, pred, hidden).items():
+            sums[name] = sums.get(name, 0.0) + float(loss) * len(some[name]) / count
+    return sums
+
+
+@torch.no_grad()
+def reconstruction_error(model: nn.Module, images: dict[str, Tensor], masks: Masks, batch_size: int = 64) -> dict:
+    """Relative error of each sensor over all samples.
+
+    Args:
+        images: {sensor: (N, C, H, W)} in physical units.
+        masks: one a sensor, for all N samples (0 keep, 1 remove).
+
+    Returns:
+        {sensor: relative error}.
+    """
+    _check_eval(model)
+    sums: dict[str, Tensor] = {}
+    for some, hidden in _parts(images, masks, batch_size):
+        patches, grids = model.patches(some)
+        pred, _ = model.forward_decoder(model.forward_encoder(patches, grids, hidden).tokens, hidden, grids)
+        for name in (n for n in pred if n in patches):
+            pair = relative_error(model, name, patches[name], pred[name], hidden[name])
+            sums[name] = sums.get(name, 0) + torch.stack([s.sum() for s in pair])
+    return {name: float(error / flat) for name, (error, flat) in sums.items()}
+
+
+def partner_test(
+    model: nn.Module,
+    images: dict[str, Tensor],
+    places: Sequence[str],
+    mask_ratio: float = 0.75,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> list[dict]:
+    """Reconstruct each sensor beside its true partners, beside those of another place, and alone.
+
+    The sensor under test is masked in the same patches all three times; its partners are shown whole.
+
+    Args:
+        images: {sensor: (N, C, H, W)} in physical units.
+        places: where each sample was taken; a wrong partner always comes from another place.
+
+    Returns:
+        One row for each sensor and partner: {"sensor", "partner", "error"} (relative error).
+    """
+    other = wrong_partner(places)
+    rows = []
+    for name in images:
+        masks = partner_masks(model, name, len(places), mask_ratio, seed)
+        for partner in PARTNERS:
+            shown = with_partner(images, name, partner, other)
+            hidden = {n: masks[n] for n in shown}
+            if model.fusion == "stack":  # one token for all sensors: partners are masked alike
+                hidden = dict.fromkeys(shown, masks[name])
+            error = reconstruction_error(model, shown, hidden, batch_size)[name]
+            rows.append({"sensor": name, "partner": partner, "error": error})
+    return rows
+
+
+def partner_masks(model: nn.Module, name: str, count: int, mask_ratio: float, seed: int) -> Masks:
+    """Masks for `count` samples that hide part of sensor `name` and nothing of the others."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = draw_masks({name: model.grids[name]}, count, mask_ratio=mask_ratio, generator=generator)
+    return keep_all(model.grids, count) | hidden
+
+
+def with_partner(images: dict[str, Tensor], name: str, partner: str, other: Tensor) -> dict[str, Tensor]:
+    """The images of sensor `name` beside its ``"true"`` partners, ``"wrong"`` ones (`other`) or ``"none"``."""
+    if partner not in PARTNERS:
+        raise ValueError(f"partner is {partner!r}; choose one of {', '.join(PARTNERS)}")
+    if partner == "none":
+        return {name: images[name]}
+    return {n: x if n == name or partner == "true" else x[other] for n, x in images.items()}
+
+
+def wrong_partner(places: Sequence[str]) -> Tensor:
+    """(N,) for each sample another one that was taken at another place."""
+    count = len(places)
+    for shift in range(count // 2, count):
+        other = [(i + shift) % count for i in range(count)]
+        if all(places[i] != places[j] for i, j in enumerate(other)):
+            return torch.tensor(other)
+    raise ValueError(f"{count} samples of {len(set(places))} places: no other place for each; give more places")
+
+
+@torch.no_grad()
+def baseline_errors(model: nn.Module, images: dict[str, Tensor], mask_ratio: float = 0.75, seed: int = 0) -> list[dict]:
+    """Relative errors of guesses that need no model, with the masks of `partner_test`.
+
+    ``"data set mean"`` is one colour for everything, ``"image mean"`` the mean of the visible patches of the image,
+    ``"patch mean"`` each removed patch's own mean: an oracle, 1 by definition.
+    """
+    rows = []
+    for name, image in images.items():
+        mask = partner_masks(model, name, len(image), mask_ratio, seed)[name]
+        patches = model.embed[name].patches(image)
+        bands = patches.unflatten(-1, (model.embed[name].modality.in_chans, -1))  # (N, L, C, p·q)
+        true = gather_tokens(patches, mask.ids_remove).unflatten(-1, bands.shape[-2:])
+        visible = gather_tokens(patches, mask.ids_keep).unflatten(-1, bands.shape[-2:])
+        own = true.mean(-1, keepdim=True)
+        guesses = {
+            "data set mean": torch.zeros(()),
+            "image mean": visible.mean((1, 3), keepdim=True),
+            "patch mean": own,
+        }
+        flat = (true - own).square().sum()
+        rows += [
+            {"sensor": name, "partner": label, "error": float((true - guess).square().sum() / flat)}
+            for label, guess in guesses.items()
+        ]
+    return rows
+
+
+def _check_eval(model: nn.Module):
+    assert not model.training, "evaluate in evaluation mode: call model.eval() first"
+
+
+def _parts(images: dict[str, Tensor], masks: Masks, batch_size: int):
+    count = len(next(iter(images.values())))
+    for part in (slice(i, i + batch_size) for i in range(0, count, batch_size)):
+        yield {n: x[part] for n, x in images.items()}, {n: m[part] for n, m in masks.items()}

@@ -1,0 +1,81 @@
+"""Start training runs as processes of their own, a few at a time, and follow their logs.
+
+A notebook trains this way: its kernel keeps its memory, a run that dies takes nothing with it, and the same call after
+an interruption goes on where the runs stopped.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from fmlib.progress import watched
+from fmlib.resume import read_log
+from fmlib.train import read_params
+from fmlib.weights import write_beside
+
+
+def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:
+    """Train several models, `jobs` at a time; finished runs are not run again.
+
+    Args:
+        runs: parameters of each (`fmlib.train.TrainParams`), each with an `out` of its own.
+        jobs: processes at the same time; the CPU's cores are shared out among them.
+        poll: seconds between two looks at them.
+
+    Returns:
+        The run folders, in the order given.
+
+    Raises:
+        ValueError: bad parameters, or two runs with one `out`.
+        RuntimeError: a run failed; the message ends with the last lines it printed.
+    """
+    params = [read_params(run) for run in runs]
+    folders = [Path(p.out) for p in params]
+    if len(set(folders)) < len(folders):
+        raise ValueError("two runs have the same `out`; give each a folder of its own")
+    threads = max((os.cpu_count() or 1) // jobs, 1)
+    waiting, running = list(zip(runs, folders, strict=True)), {}
+    total, shown = sum(p.steps for p in params), -1
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run, folder = waiting.pop(0)
+                running[folder] = _start({"num_threads": threads} | run, folder)
+            time.sleep(poll)
+            for folder in [f for f, process in running.items() if process.poll() is not None]:
+                _check(running.pop(folder), folder)
+            shown = _show(folders, total, shown)
+    finally:
+        for process in running.values():
+            process.terminate()
+    return folders
+
+
+def _start(run: dict, folder: Path) -> subprocess.Popen:
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = folder / "asked.json"
+    write_beside(asked, lambda path: path.write_text(json.dumps(run, indent=2)))
+    env = os.environ | {"OMP_NUM_THREADS": str(run["num_threads"]), "FMLIB_BATCH": "1"}
+    command = [sys.executable, "-m", "fmlib.train", str(asked)]
+    with open(folder / "printed.txt", "w") as printed:
+        return subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, env=env)
+
+
+def _check(process: subprocess.Popen, folder: Path):
+    if process.returncode:
+        tail = (folder / "printed.txt").read_text().strip().splitlines()[-3:]
+        raise RuntimeError(f"training in {folder} ended with status {process.returncode}:\n" + "\n".join(tail))
+
+
+def _show(folders: list[Path], total: int, shown: int) -> int:
+    """Print how far all runs are together: every tenth when headless, on one line that moves when watched."""
+    last = [log[-1] for log in map(read_log, folders) if log]
+    tenth = 10 * sum(record["step"] for record in last) // total
+    if tenth > shown and last:
+        losses = ", ".join(f"{record['loss']:.3f}" for record in last)
+        end = "\r" if watched() and tenth < 10 else "\n"
+        print(f"{10 * tenth:3d} % of {total} steps in {len(folders)} runs; losses {losses}", end=end, flush=True)
+    return max(tenth, shown)

@@ -1,0 +1,57 @@
+"""Taking up a training run where it stopped: its state, its log, and what must not have changed."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from fmlib.weights import write_beside
+
+# What may differ when a run is taken up again: it does not shape the result.
+FREE = {"out", "data_root", "device", "num_threads", "log_every", "save_every", "validate_every", "compile"}
+
+
+def save_state(out: Path, params, model, optimizer, step: int) -> None:
+    """Write everything a run needs to go on after `step` as `out/state.pt`, in one file that is renamed when whole."""
+    state = {"step": step, "params": asdict(params), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    write_beside(out / "state.pt", lambda path: torch.save(state, path))
+
+
+def resume(out: Path, params, model, optimizer) -> int:
+    """Load the run in `out` into model and optimiser, if there is one, and cut its log back to that step.
+
+    Returns:
+        The number of steps done: 0 for a new run.
+
+    Raises:
+        ValueError: the run has other parameters, or its state is damaged.
+    """
+    if not (out / "state.pt").exists():
+        (out / "log.jsonl").unlink(missing_ok=True)
+        return 0
+    state = _read(out / "state.pt")
+    here, there = asdict(params), state["params"]
+    if changed := [k for k in here if k not in FREE and here[k] != there.get(k)]:
+        listed = ", ".join(f"{k} was {there.get(k)!r}, is {here[k]!r}" for k in changed)
+        raise ValueError(f"{out} holds a run with other parameters ({listed}); choose another `out` or remove it")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    kept = [record for record in read_log(out) if record["step"] <= state["step"]]
+    lines = "".join(json.dumps(record) + "\n" for record in kept)
+    write_beside(out / "log.jsonl", lambda path: path.write_text(lines))
+    return state["step"]
+
+
+def read_log(out: str | Path) -> list[dict]:
+    """The records of a run's `log.jsonl`; a last line torn by a kill is left out."""
+    path = Path(out) / "log.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _read(path: Path) -> dict:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"{path} cannot be read ({error}); remove it to start this run anew") from error

@@ -1,0 +1,183 @@
+"""The training loop: it learns, repeats itself, survives a kill, and stops on what is broken."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+from archives import make_ombria
+from safetensors.torch import load_file
+
+from fmlib.launch import launch
+from fmlib.resume import read_log
+from fmlib.train import NonFiniteLoss, TrainParams, main, only_train_params, read_params, train
+
+QUICK = {"data": "ombria", "preset": "nano", "img_size": 32, "patch_size": 8, "batch_size": 8, "steps": 12, "lr": 0.02}
+QUICK |= {"warmup": 2, "log_every": 3, "save_every": 4, "validate_every": 6, "validation_samples": 4, "num_threads": 1}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    return make_ombria(tmp_path_factory.mktemp("data"))
+
+
+def params(archive, out, **options) -> dict:
+    return QUICK | {"data_root": str(archive), "out": str(out)} | options
+
+
+def weights(out):
+    return load_file(out / "model" / "model.safetensors")
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(a[k], b[k]) for k in a | b)
+
+
+def test_it_learns_and_leaves_what_design_says(archive, tmp_path):
+    model = train(params(archive, tmp_path, steps=60, norm_target="none"))
+    log = read_log(tmp_path)
+    assert log[-1]["loss"] < 0.6 * log[0]["loss"]
+    checked = [r for r in log if "validation" in r]
+    assert [r["step"] for r in checked] == list(range(6, 61, 6))
+    assert checked[-1]["validation"]["s2"] < checked[0]["validation"]["s2"]
+    assert {"model", "params.json", "log.jsonl", "state.pt"} == {p.name for p in tmp_path.iterdir()}
+    assert json.loads((tmp_path / "params.json").read_text())["steps"] == 60
+    assert not model.training
+
+
+def test_the_seed_decides_bit_by_bit(archive, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(params(archive, tmp_path / name, seed=seed, sensor_drop=0.3, mask_strategy="dirichlet"))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_killed_at_any_step_it_ends_with_the_same_weights(archive, tmp_path):
+    """SIGKILL three times at different steps, restart with the same command each time."""
+    command = [sys.executable, "-m", "fmlib.train"]
+    given = params(archive, tmp_path / "killed", steps=30, save_every=7, log_every=1)
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps(given))
+    for target in (3, 12, 22):
+        process = subprocess.Popen(
+            [*command, str(path)], env=os.environ | {"FMLIB_BATCH": "1"}, stdout=subprocess.DEVNULL
+        )
+        while not any(r["step"] >= target for r in read_log(given["out"])) and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    train(given)
+    train(given | {"out": str(tmp_path / "whole")})
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    steps = [r["step"] for r in read_log(tmp_path / "killed")]
+    assert steps == list(range(1, 31))  # each step logged once
+
+
+def test_a_finished_run_is_not_run_again(archive, tmp_path):
+    train(params(archive, tmp_path))
+    log, written = (tmp_path / "log.jsonl").read_text(), (tmp_path / "state.pt").stat().st_mtime_ns
+    model = train(params(archive, tmp_path))
+    assert (tmp_path / "log.jsonl").read_text() == log
+    assert (tmp_path / "state.pt").stat().st_mtime_ns == written
+    assert same(weights(tmp_path), model.state_dict())
+
+
+def test_accumulation_changes_nothing_but_memory(archive, tmp_path):
+    for parts in (1, 2, 4):
+        train(params(archive, tmp_path / str(parts), accumulate=parts, steps=4))
+    one = weights(tmp_path / "1")
+    for parts in ("2", "4"):
+        other = weights(tmp_path / parts)
+        assert max((one[k] - other[k]).abs().max() for k in one) < 2e-4
+
+
+def test_no_decay_on_norms_biases_and_tokens(archive, tmp_path):
+    train(params(archive, tmp_path, steps=1))
+    groups = torch.load(tmp_path / "state.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert [g["weight_decay"] for g in groups] == [0.0, 0.05]
+    assert groups[0]["betas"] == (0.9, 0.95)
+
+
+def test_learning_rate_warms_up_and_falls_to_nothing(archive, tmp_path):
+    train(params(archive, tmp_path, log_every=1))
+    rates = [r["lr"] for r in read_log(tmp_path)]
+    assert rates[0] == 0
+    assert max(rates) == pytest.approx(0.02 * 8 / 256)
+    assert rates.index(max(rates)) == 2
+    assert rates[-1] < 0.05 * max(rates)
+
+
+def test_broken_numbers_stop_it_and_name_the_samples(archive, tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"at step \d+ of .*its samples: train/\d+/"):
+        train(params(archive, tmp_path, lr=1e30, clip_grad=0.0, log_every=1, norm_target="none"))
+    state = torch.load(tmp_path / "state.pt", weights_only=True) if (tmp_path / "state.pt").exists() else {"model": {}}
+    assert all(v.isfinite().all() for v in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fusoin": "xad"}, "no parameter 'fusoin'; did you mean 'fusion'"),
+        ({"steps": "12"}, "'steps' must be int"),
+        ({"steps": 0}, "must be at least 1"),
+        ({"accumulate": 3}, "must divide batch_size"),
+        ({"img_size": 30}, "img_size 30 does not divide into patches of 8"),
+        ({"fusion": "stack"}, "set mask_strategy='consistent'"),
+        ({"precision": "fp16"}, "choose auto, fp32 or bf16"),
+        ({"batch_size": 512}, "fewer than one batch of 512"),
+        ({"data": "landsat"}, "landsat"),
+    ],
+)
+def test_bad_parameters_say_what_to_do(archive, tmp_path, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(params(archive, tmp_path) | options)
+
+
+def test_another_run_is_not_overwritten(archive, tmp_path):
+    train(params(archive, tmp_path))
+    with pytest.raises(ValueError, match=r"other parameters \(fusion was 'xaed', is 'xad'\)"):
+        train(params(archive, tmp_path, fusion="xad"))
+    (tmp_path / "state.pt").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"state\.pt cannot be read .* remove it"):
+        train(params(archive, tmp_path))
+
+
+def test_command_line_and_notebook_share_the_names(archive, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps(params(archive, tmp_path / "run", steps=2)))
+    main([str(tmp_path / "p.json"), "--fusion=xad", "--lr=1e-3"])
+    written = json.loads((tmp_path / "run" / "params.json").read_text())
+    assert (written["fusion"], written["lr"]) == ("xad", 1e-3)
+    assert only_train_params({"fusion": "xad", "seeds": [0], "np": None}) == {"fusion": "xad"}
+    assert read_params({}) == TrainParams()
+    assert asdict(TrainParams())["lr"] == 1.5e-4
+
+
+def test_launch_runs_several_and_tells_which_failed(archive, tmp_path, capsys):
+    runs = [params(archive, tmp_path / f, fusion=f, steps=3) for f in ("xad", "none")]
+    folders = launch(runs, jobs=2, poll=0.1)
+    assert [f.name for f in folders] == ["xad", "none"]
+    assert all((f / "model" / "model.safetensors").exists() for f in folders)
+    assert "100 % of 6 steps in 2 runs" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match=r"(?s)broken ended with status 1:.*fewer than one batch"):
+        launch([params(archive, tmp_path / "broken", batch_size=512)], poll=0.1)
+    with pytest.raises(ValueError, match="same `out`"):
+        launch([runs[0], runs[0]])
+
+
+def test_it_trains_without_the_packages_a_gpu_image_lacks(archive, tmp_path):
+    """fmlib.train and what it needs import without rasterio, pyarrow, papermill and ipywidgets."""
+    code = (
+        "import sys\n"
+        "for name in ('rasterio', 'pyarrow', 'papermill', 'ipywidgets', 'nbconvert', 'scipy'): sys.modules[name] = None\n"
+        "import fmlib.evaluate\nfrom fmlib.train import main\nmain([sys.argv[1], '--steps=1'])\n"
+    )
+    (tmp_path / "p.json").write_text(json.dumps(params(archive, tmp_path / "run")))
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "p.json")], check=True, env=os.environ | {"FMLIB_BATCH": "1"}
+    )
+    assert (tmp_path / "run" / "model" / "config.json").exists()
