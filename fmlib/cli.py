@@ -115,8 +115,8 @@ def _show(manifest) -> None:
 def _scenes(args: argparse.Namespace) -> None:
     from fmlib.data.synthetic import generate
 
-    generate(args.root, args.count, args.seed, jobs=args.jobs)
-    print(f"{args.count} scenes under {args.root}")
+    options = {name: getattr(args, name) for name in ("size", "clouds", "missing", "jobs")}
+    print(f"{args.count} scenes in {generate(args.folder, args.count, args.seed, **options)}")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -175,9 +175,12 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--root", metavar="DIR", help="folder that holds the data; default: FMLIB_DATA, else data")
 
     scenes = command("scenes", _scenes, "generate an archive of synthetic scenes")
-    scenes.add_argument("root", metavar="ROOT", help="folder that holds the data sets, for instance data")
-    scenes.add_argument("--count", type=int, default=1024, metavar="N", help="number of scenes (default: 1024)")
+    scenes.add_argument("folder", metavar="DIR", help="folder of the archive; notebooks look for data/synthetic")
+    scenes.add_argument("--count", type=int, default=512, metavar="N", help="number of scenes (default: 512)")
     scenes.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same scenes")
+    scenes.add_argument("--size", type=int, default=120, metavar="N", help="side in pixels of 10 m (default: 120)")
+    scenes.add_argument("--clouds", type=float, default=0.0, metavar="X", help="share of an optical image under cloud")
+    scenes.add_argument("--missing", type=float, default=0.0, metavar="X", help="share of scenes without radar")
     scenes.add_argument("--jobs", type=int, metavar="N", help="processes at the same time; default: one a core")
 
     command("check", _check, "check the installation: versions, device, data found")

@@ -5,6 +5,7 @@ mean in each band. 1 is thus the error of an oracle that knows every patch's col
 1 − error is the share of the detail inside patches that was explained (R²).
 """
 
+import statistics
 from collections.abc import Sequence
 
 import torch
@@ -101,15 +102,43 @@ def partner_test(
         masks = partner_masks(model, name, len(places), mask_ratio, seed)
         for partner in PARTNERS:
             shown = with_partner(images, name, partner, other)
-            hidden = {n: masks[n] for n in shown}
-            if model.fusion == "stack":  # one token for all sensors: partners are masked alike
-                hidden = dict.fromkeys(shown, masks[name])
-            error = reconstruction_error(model, shown, hidden, batch_size)[name]
+            error = reconstruction_error(model, shown, _masks_for(model, masks, shown, name), batch_size)[name]
             rows.append({"sensor": name, "partner": partner, "error": error})
     return rows
 
 
-def partner_masks(model: nn.Module, name: str, count: int, mask_ratio: float, seed: int) -> Masks:
+@torch.no_grad()
+def partner_pictures(
+    model: nn.Module, images: dict[str, Tensor], places: Sequence[str], name: str, show: Sequence[int], **options
+) -> dict:
+    """Some samples of `partner_test` as pictures, named as `fmlib.viz.partner_gallery` takes them.
+
+    Args:
+        name: the sensor that is reconstructed; its first other sensor is shown as the partner.
+        show: numbers of the samples.
+        options: `mask_ratio` and `seed`, as in `partner_test`.
+    """
+    show, partner = torch.as_tensor(show), next(n for n in images if n != name)
+    other = wrong_partner(places)
+    masks = {n: mask[show] for n, mask in partner_masks(model, name, len(places), **options).items()}
+    predictions = {}
+    for kind in PARTNERS:
+        shown = {n: x[show] for n, x in with_partner(images, name, kind, other).items()}
+        predictions[kind] = model.reconstruct(shown, _masks_for(model, masks, shown, name)).pasted[name]
+    pictures = {"target": images[name][show], "partner": images[partner][show]}
+    pictures |= {
+        "wrong_partner": images[partner][other[show]],
+        "mask": masks[name].mask.unflatten(1, model.grids[name]),
+    }
+    return pictures | {"predictions": predictions}
+
+
+def _masks_for(model: nn.Module, masks: Masks, shown: dict[str, Tensor], name: str) -> Masks:
+    """Masks of the sensors shown; channel stacking has one token for all, so partners are masked like `name`."""
+    return dict.fromkeys(shown, masks[name]) if model.fusion == "stack" else {n: masks[n] for n in shown}
+
+
+def partner_masks(model: nn.Module, name: str, count: int, mask_ratio: float = 0.75, seed: int = 0) -> Masks:
     """Masks for `count` samples that hide part of sensor `name` and nothing of the others."""
     generator = torch.Generator().manual_seed(seed)
     hidden = draw_masks({name: model.grids[name]}, count, mask_ratio=mask_ratio, generator=generator)
@@ -161,6 +190,45 @@ def baseline_errors(model: nn.Module, images: dict[str, Tensor], mask_ratio: flo
             for label, guess in guesses.items()
         ]
     return rows
+
+
+def summarise(rows: Sequence[dict], by: Sequence[str], value: str = "error") -> list[dict]:
+    """Mean and spread of a value over all rows that agree in `by`, in the order of their first appearance.
+
+    Returns:
+        One row a group: the keys of `by`, `value` (mean), ``"std"`` (sample standard deviation, 0 for one row),
+        ``"low"`` and ``"high"`` (mean ∓ std) and ``"runs"`` (number of rows).
+    """
+    groups: dict[tuple, list[float]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in by), []).append(row[value])
+    out = []
+    for key, values in groups.items():
+        mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        spread = {value: mean, "std": std, "low": mean - std, "high": mean + std, "runs": len(values)}
+        out.append(dict(zip(by, key, strict=True)) | spread)
+    return out
+
+
+def partner_gains(rows: Sequence[dict]) -> list[dict]:
+    """What the true partner takes off the error, from the rows of several `partner_test`.
+
+    Args:
+        rows: {"fusion", "seed", "sensor", "partner", "error"}.
+
+    Returns:
+        One row a fusion and sensor: the error with each partner and the gain (wrong minus true, taken within each run),
+        each as [mean, standard deviation over seeds].
+    """
+    table = []
+    for fusion, sensor in dict.fromkeys((row["fusion"], row["sensor"]) for row in rows):
+        mine = [row for row in rows if (row["fusion"], row["sensor"]) == (fusion, sensor)]
+        error = {(row["seed"], row["partner"]): row["error"] for row in mine}
+        gains = [{"error": error[s, "wrong"] - error[s, "true"]} for s in dict.fromkeys(row["seed"] for row in mine)]
+        columns = {f"{r['partner']} partner": [r["error"], r["std"]] for r in summarise(mine, ["partner"])}
+        [gain] = summarise(gains, [])
+        table.append({"fusion": fusion, "sensor": sensor} | columns | {"gain": [gain["error"], gain["std"]]})
+    return table
 
 
 def _check_eval(model: nn.Module):

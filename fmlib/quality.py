@@ -1,6 +1,7 @@
 """Statistics that say what is in the data: speckle, information shared by two sensors, NDVI, values of each band."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from scipy import ndimage, stats
@@ -49,9 +50,7 @@ def equivalent_number_of_looks(power: np.ndarray, window: int = 9) -> float:
     looks = _window_looks(power, window)[2]
     looks = np.log(looks[np.isfinite(looks) & (looks > 0)])
     if len(looks) < 10 or np.ptp(looks) == 0:
-        raise ValueError(
-            f"only {len(looks)} usable windows of {window} × {window} pixels; give more images or smaller windows"
-        )
+        raise ValueError(f"only {len(looks)} usable windows of {window} × {window} pixels; give more or larger images")
     density = stats.gaussian_kde(looks)
     grid = np.linspace(*np.percentile(looks, (1, 99)), 400)
     return float(np.exp(grid[density(grid).argmax()]))
@@ -82,9 +81,7 @@ def _window_looks(power, window: int):
             f"power below 0 (lowest {np.nanmin(power):g}): these look like decibels; convert with quality.to_power"
         )
     if min(power.shape[-2:]) < window:
-        raise ValueError(
-            f"images of {power.shape[-2:]} pixels are smaller than a window of {window}; choose a smaller one"
-        )
+        raise ValueError(f"images of {power.shape[-2:]} pixels are smaller than a window of {window}; shrink it")
     step = max(window // 2, 1)
     views = np.lib.stride_tricks.sliding_window_view(power, (window, window), axis=(-2, -1))[..., ::step, ::step, :, :]
     index = np.indices(views.shape[:-2]).reshape(views.ndim - 2, -1)
@@ -96,7 +93,7 @@ def _window_looks(power, window: int):
 # -- information shared by two images --------------------------------------------------------------------------------
 
 
-def mutual_information(a: np.ndarray, b: np.ndarray, bins: int = 16, sigma: float = 2.0) -> float:
+def mutual_information(a: np.ndarray, b: np.ndarray, bins: int = 8, sigma: float = 2.0) -> float:
     """Normalised mutual information of two images, ``2 I(a, b) / (H(a) + H(b))``.
 
     Both are smoothed first, because speckle hides what the sensors share, and cut at their own quantiles, so that
@@ -108,8 +105,8 @@ def mutual_information(a: np.ndarray, b: np.ndarray, bins: int = 16, sigma: floa
         sigma: of the Gaussian smoothing, in pixels; 0 leaves it out.
 
     Returns:
-        0 (independent) to 1 (each determines the other). Independent images of n pixels come out near
-        ``bins / (4 n')`` with n' the number of independent pixels left after smoothing, not at exactly 0.
+        0 (independent) to 1 (each determines the other). Independent images come out near
+        ``(bins − 1)² / (2 n ln bins)``, with n the number of independent pixels left after smoothing, not at 0.
 
     Raises:
         ValueError: different shapes.
@@ -118,7 +115,7 @@ def mutual_information(a: np.ndarray, b: np.ndarray, bins: int = 16, sigma: floa
 
 
 def mutual_information_against_shift(
-    a: np.ndarray, b: np.ndarray, max_shift: int = 8, step: int = 1, axis: int = 1, bins: int = 16, sigma: float = 2.0
+    a: np.ndarray, b: np.ndarray, max_shift: int = 8, step: int = 1, axis: int = 1, bins: int = 8, sigma: float = 2.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Normalised mutual information as one image is moved over the other.
 
@@ -201,19 +198,13 @@ def ndvi(image: np.ndarray, modality: Modality) -> np.ndarray:
     Raises:
         ValueError: the sensor lacks one of the two bands.
     """
-    nir, red = (np.asarray(image[_band(modality, names)], np.float64) for names in (("B8", "NIR"), ("B4", "RED")))
+    names = {"B8": 0, "NIR": 0, "B4": 1, "RED": 1}  # B08 and B8 are one band
+    found = {names.get(band.upper().replace("B0", "B")): c for c, band in enumerate(modality.bands)}
+    if not {0, 1} <= set(found):
+        raise ValueError(f"{modality.name!r} has bands {modality.bands}; NDVI needs B8 (or NIR) and B4 (or red)")
+    nir, red = (np.asarray(image[found[i]], np.float64) for i in (0, 1))
     total = nir + red
     return np.divide(nir - red, total, out=np.zeros_like(total), where=total != 0)
-
-
-def _band(modality: Modality, names: tuple[str, ...]) -> int:
-    short = [band.upper().replace("B0", "B") for band in modality.bands]  # B08 and B8 are one band
-    for name in names:
-        if name in short:
-            return short.index(name)
-    raise ValueError(
-        f"{modality.name!r} has no band {' or '.join(names)} among {modality.bands}; NDVI needs NIR and red"
-    )
 
 
 def band_statistics(images: Iterable[np.ndarray], modality: Modality, pixels: int = 4096) -> list[dict]:
@@ -257,19 +248,13 @@ def compare_with_manifest(found: Sequence[Mapping], modality: Modality) -> list[
         modality: the sensor with its manifest's mean and std.
 
     Returns:
-        One row a band: measured and manifest mean and std, and the difference of the means in manifest std.
+        One row a band: measured and manifest mean and std.
     """
+    columns = zip(found, modality.mean, modality.std, strict=True)
     return [
-        {
-            "sensor": modality.title,
-            "band": row["band"],
-            "mean": row["mean"],
-            "manifest mean": mean,
-            "std": row["std"],
-            "manifest std": std,
-            "difference / std": (row["mean"] - mean) / std,
-        }
-        for row, mean, std in zip(found, modality.mean, modality.std, strict=True)
+        {"sensor": modality.title, "band": row["band"], "unit": modality.unit, "mean": row["mean"]}
+        | {"manifest mean": mean, "std": row["std"], "manifest std": std}
+        for row, mean, std in columns
     ]
 
 
@@ -277,7 +262,8 @@ def count_labels(labels: Iterable, classes: Sequence[str]) -> np.ndarray:
     """Count how often each class occurs.
 
     Args:
-        labels: class numbers, (classes,) 0/1 vectors, or (H, W) maps of class numbers; negative pixels are unlabelled.
+        labels: class numbers, (classes,) 0/1 vectors, or (H, W) maps of class numbers; numbers without a class, such
+            as 255 for no data, are not counted.
         classes: names of the classes.
 
     Returns:
@@ -289,5 +275,23 @@ def count_labels(labels: Iterable, classes: Sequence[str]) -> np.ndarray:
         if label.ndim == 1:
             counts += label > 0
         else:
-            counts += np.bincount(label[label >= 0].astype(int).ravel(), minlength=len(classes))
+            known = label[(label >= 0) & (label < len(classes))]
+            counts += np.bincount(known.astype(int), minlength=len(classes))
     return counts
+
+
+def complete_pairs(dataset, count: int, seed: int = 0) -> list[dict]:
+    """Draw samples at random that have every sensor and no pixel without data.
+
+    Args:
+        dataset: a map-style data set with `modalities`.
+        count: number wanted.
+        seed: of the order in which the data set is searched.
+
+    Returns:
+        At most `count` samples, fewer where the data set holds no more.
+    """
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    samples = (dataset[int(index)] for index in order)
+    whole = (s for s in samples if all(n in s for n in dataset.modalities) and np.all(s.get("valid", True)))
+    return list(islice(whole, count))

@@ -5,8 +5,6 @@ import io
 import re
 from pathlib import Path
 
-import nbformat
-
 # Colours and type of every page of a report, by day and by night.
 BASE_CSS = """
 :root { color-scheme: light dark; --ink: #1d2733; --soft: #5b6875; --paper: #fbfaf7; --card: #ffffff; --line: #dfe3e6;
@@ -66,6 +64,7 @@ def notebook_page(executed: str | Path) -> Path:
     Returns:
         Path of the .html file.
     """
+    import nbformat
     from nbconvert import HTMLExporter
 
     executed = Path(executed)
@@ -93,7 +92,7 @@ def render_math(markdown: str) -> str:
     matplotlib sets the formulas, so a page needs no script from elsewhere. What it cannot set stays as TeX.
     """
     parts = re.split(r"(```.*?```|`[^`\n]*`)", markdown, flags=re.S)
-    parts[::2] = [re.sub(r"(\$\$?)(?=\S)(.+?)(?<=\S)\1(?!\d)", _formula, part, flags=re.S) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?<!\\)(\$\$?)(?=\S)([^$]+)(?<=\S)\1(?!\d)", _formula, part) for part in parts[::2]]
     return "".join(parts)
 
 
@@ -103,7 +102,8 @@ def _formula(match: re.Match) -> str:
     from matplotlib.mathtext import MathTextParser, math_to_image
 
     display = match[1] == "$$"
-    tex, svg, font = match[2].strip(), io.BytesIO(), FontProperties(size=15 if display else 12.5)
+    tex = re.sub(r"\\[lr](Vert|vert)\b", r"\\\1 ", match[2].strip())  # matplotlib knows bars without sides only
+    svg, font = io.BytesIO(), FontProperties(size=15 if display else 12.5)
     try:
         depth = MathTextParser("path").parse(f"${tex}$", dpi=72, prop=font).depth
         with rc_context({"savefig.facecolor": "none"}):

@@ -8,8 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from fmlib.render import BASE_CSS, render_math
 from fmlib.run import repository
 
@@ -135,8 +133,9 @@ def _title_and_question(run: Path) -> tuple[str, str]:
 
     for notebook in [run / f"{run.name}.ipynb", *sorted(run.glob("*.failed.ipynb"))]:
         if notebook.is_file():
-            cells = nbformat.read(notebook, as_version=4).cells
-            first = next((c.source for c in cells if c.cell_type == "markdown" and c.source.startswith("#")), "")
+            cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+            prose = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+            first = next((text for text in prose if text.startswith("#")), "")
             lines = [line.strip() for line in first.splitlines() if line.strip()] + ["", ""]
             return lines[0].lstrip("# "), markdown2html(render_math(lines[1]))
     return run.name, ""
@@ -145,7 +144,7 @@ def _title_and_question(run: Path) -> tuple[str, str]:
 def _failure(run: Path, failure: dict, has_results: bool) -> str:
     if not failure:
         return ""
-    kept = next(iter(sorted(run.glob("*.failed.ipynb"))), None)
+    kept = next((path for suffix in ("html", "ipynb") for path in run.glob(f"*.failed.{suffix}")), None)
     link = f' <a href="{escape(f"{run.name}/{kept.name}")}">Notebook with the traceback</a>.' if kept else ""
     older = " The results below are from the last run that succeeded." if has_results else ""
     return f'<p class="failure"><strong>Failed.</strong> {escape(failure["message"].rstrip("."))}.{link}{older}</p>\n'

@@ -50,6 +50,12 @@ def read_log(out: str | Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
+def read_validation(out: str | Path) -> list[dict]:
+    """The validations in a run's log: {"step", "loss" (all sensors), and each sensor's own loss by its name}."""
+    checked = [record for record in read_log(out) if "validation" in record]
+    return [{"step": r["step"], "loss": sum(r["validation"].values())} | r["validation"] for r in checked]
+
+
 def _read(path: Path) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

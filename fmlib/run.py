@@ -22,6 +22,7 @@ import psutil
 from fmlib import __version__
 from fmlib.execute import execute, write_json
 from fmlib.params import check_params, read_parameters
+from fmlib.render import notebook_page
 
 NOT_OURS = {"papermill-error-cell-tag", "injected-parameters"}  # cells that papermill adds
 
@@ -75,8 +76,6 @@ def run_notebook(
     write_json(work / "params.json", full)
     write_json(work / "stamp.json", stamp(full, started, seconds, metrics.get("data"), root))
     if html:
-        from fmlib.render import notebook_page
-
         notebook_page(work / notebook.name)
     _swap(work, out_dir)
     return metrics
@@ -137,6 +136,7 @@ def _failed(notebook: Path, work: Path, out_dir: Path, problem: str | None) -> R
     if (work / notebook.name).is_file():
         os.replace(work / notebook.name, kept)
         message, trace = notebook.name + _diagnosis(kept, problem), f"\n  executed notebook with the traceback: {kept}"
+        notebook_page(kept)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(out_dir / "failure.json", {"notebook": notebook.name, "message": message, "time": now})
     return RunError(message + trace)

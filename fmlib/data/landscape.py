@@ -1,30 +1,26 @@
 """A made landscape seen from above: what covers each 5 m cell, before any sensor looks at it.
 
-Relief, rivers, lakes and coasts come first; roads cut the land into blocks; blocks become zones of the CORINE legend; zones are cut
-into parcels, and each parcel is given a crop, a stage of growth, a soil moisture and a roughness. The zones are the reference
-map; the covers are what the sensors of `fmlib.data.sensors` see.
+Relief, rivers, lakes and coasts come first; roads cut the land into blocks; blocks become zones of the CORINE legend;
+zones are cut into parcels, and each parcel is given a crop, a stage of growth, a soil moisture and a roughness. The
+zones are the reference map; the covers are what the sensors of `fmlib.data.sensors` see.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
-from fmlib.data.biomes import BIOMES, BLOOM, COVER, CROPS, Biome, drought, grow, leaves
-from fmlib.data.parcels import borders, fractal, meander, moments, relabel, some_borders, subdivide, wavy_side
-from fmlib.data.settlement import build_farms, build_town
+from fmlib.data.biomes import BIOMES, COVER, Biome
+from fmlib.data.parcels import coarse, fractal, meander, subdivide, wavy_side
+from fmlib.data.planting import mix_covers, plant, raise_heights
+from fmlib.data.settlement import build_farms, build_town, draw_lines
 
 CELL = 5.0  # metres; half a Sentinel pixel, so that borders fall inside pixels and mix there
 HECTARE = 1e4 / CELL**2  # cells
 
-FOREST, WATER = (311, 312, 313), (511, 512, 523)
+WATER = (511, 512, 523)
 # Wanted size of a parcel in hectares, where it is not the biome's field size.
 PARCEL = {242: 0.35, 243: 0.9, 221: 0.8, 222: 1.0, 223: 2.5, 244: 9.0, 311: 5.0, 312: 4.0, 313: 4.0, 324: 3.0}
-COVER_OF = {
-    231: "grass", 221: "vine", 222: "orchard", 223: "olive", 244: "grass", 311: "broadleaf", 312: "conifer", 321: "grass",
-    322: "heath", 323: "shrub", 324: "shrub", 331: "sand", 332: "rock", 333: "alpine_grass", 411: "reed", 412: "bog",
-    421: "saltmarsh", 511: "river", 512: "lake", 523: "sea",
-}  # fmt: skip
 
 
 @dataclass
@@ -50,18 +46,17 @@ class Landscape:
     height: np.ndarray  # metres of trees and buildings
     axis: np.ndarray  # direction of the streets, radians
 
+    def crop(self, row: int, col: int, cells: int) -> "Landscape":
+        """The square of some cells whose north-west corner is at (row, col)."""
+        cut = (..., slice(row, row + cells), slice(col, col + cells))
+        arrays = {name: value[cut] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **arrays)
+
     def paint(self, where: np.ndarray, cover: str, **values) -> None:
         """Cover some cells with one thing."""
         self.cover[where] = COVER[cover]
         for name, value in values.items():
             getattr(self, name)[where] = value
-
-
-def coarse(rng, shape, slope, longest, shortest=8.0, stretch=None) -> np.ndarray:
-    """`fractal` drawn at a quarter of the resolution, for fields without fine detail."""
-    small = (shape[0] // 4 + 2, shape[1] // 4 + 2)
-    out = fractal(rng, small, slope, longest / 4, shortest / 4, stretch)
-    return ndimage.zoom(out, 4, order=1)[: shape[0], : shape[1]]
 
 
 def make_landscape(rng: np.random.Generator, biome: str, day: float, cells: int) -> Landscape:
@@ -81,38 +76,37 @@ def make_landscape(rng: np.random.Generator, biome: str, day: float, cells: int)
     y, x = np.mgrid[:cells, :cells].astype(np.float32) * CELL - (cells - 1) * CELL / 2
     elevation, water, river, shore = _relief_and_water(rng, biome, kind, x, y)
     has_town = rng.random() < kind.town
-    road = np.abs(wavy_side(rng, x, y, rng.uniform(20, 130), rng.uniform(900, 2200), rng.uniform(-250, 250)))
     road_side = wavy_side(rng, x, y, rng.uniform(20, 130), rng.uniform(900, 2200), rng.uniform(-300, 300))
     road, has_road = np.abs(road_side), has_town or rng.random() < (0.35 if biome in ("alpine", "boreal") else 0.6)
-    bent = [axis + kind.bend * coarse(rng, shape, 2.0, 60, 10) for axis in (x, y)]
+    bent = [axis + kind.bend * coarse(rng, shape, 2.2, 150, 24) for axis in (x, y)]
     flat = [axis.ravel() / CELL for axis in bent]
     start = ((road_side > 0) & has_road).astype(int) + 2 * (ndimage.label(water == 0)[0] % 7)
     blocks = subdivide(rng, *flat, start.ravel(), 24 * HECTARE * rng.uniform(0.7, 1.5), 1.2, 0.12)
     plots = subdivide(rng, *flat, blocks, 5 * HECTARE, 1.6, 0.1)
     code = _zones(rng, biome, kind, elevation, water, shore, plots.reshape(shape))
-    axis = np.full(shape, rng.uniform(0, np.pi), np.float32)
+    streets = rng.uniform(0, np.pi)
     town = _town_zone(rng, code, x, y, road if has_road else np.hypot(x, y), has_town)
-    land = Landscape(
-        kind, day, x, y, elevation, code, np.zeros(shape, np.uint8), _parcels(rng, kind, x, y, bent, plots, code),
-        *(np.zeros(shape, np.float32) for _ in range(3)), np.full(shape, 0.4, np.float32), np.zeros(shape, np.float32),
-        np.ones(shape, np.float32), np.zeros(shape, np.float32), np.zeros((3, *shape), np.float32), np.zeros(shape, np.float32), axis,
-    )  # fmt: skip
-    _fill_parcels(rng, land)
-    _mix_covers(rng, land, shore)
-    _draw_lines(rng, land, blocks.reshape(shape), road if has_road else None, river, town)
-    build_farms(rng, land, borders(blocks.reshape(shape)))
+    start = {"green": 0, "dry": 0, "bloom": 0, "moisture": 0.4, "rough": 0, "volume": 1, "rows": 0, "height": 0}
+    layers = {name: np.full(shape, value, np.float32) for name, value in {**start, "axis": streets}.items()}
+    layers |= {"cover": np.zeros(shape, np.uint8), "tone": np.zeros((3, *shape), np.float32)}
+    parcel = _parcels(rng, kind, x, y, bent, plots, code)
+    land = Landscape(biome=kind, day=day, x=x, y=y, elevation=elevation, code=code, parcel=parcel, **layers)
+    plant(rng, land)
+    mix_covers(rng, land, shore)
+    draw_lines(rng, land, blocks.reshape(shape), road if has_road else None, river)
+    build_farms(rng, land, blocks.reshape(shape))
     if town.any():
         build_town(rng, land, town)
-    _finish(rng, land)
+    raise_heights(rng, land)
     return land
 
 
 def _relief_and_water(rng, biome, kind, x, y):
     """Elevation, water (0 none, else CLC code), distance to the river in metres, and to the shore."""
     shape = x.shape
-    form = fractal(rng, shape, 2.3, 260, 3)
+    form = coarse(rng, shape, 2.6, 320, 14)
     if biome == "alpine":
-        ridges = 1.2 - 1.6 * np.abs(coarse(rng, shape, 2.0, 300))
+        ridges = 1.2 - 1.6 * np.sqrt(coarse(rng, shape, 2.8, 320, 30) ** 2 + 0.02)
         form = 0.9 * form + ridges + rng.uniform(-1, 1) * x / 400 + rng.uniform(-1, 1) * y / 400
     base = kind.base + (rng.uniform(-550, 800) if biome == "alpine" else 0)
     elevation = base + kind.relief * rng.uniform(0.5, 1.4) * form
@@ -120,11 +114,15 @@ def _relief_and_water(rng, biome, kind, x, y):
     river = shore = np.full(shape, 1e4, np.float32)
     if biome == "coast" and rng.random() < 0.75:
         shore = -wavy_side(rng, x, y, rng.uniform(60, 260), rng.uniform(900, 2500), rng.uniform(-450, 500))
-        shore = shore + rng.uniform(15, 70) * fractal(rng, shape, 1.5, 120, 2)
+        shore = shore + rng.uniform(8, 60) * fractal(rng, shape, 1.9, 150, 4)
         water[shore < 0] = 523
-        elevation = np.clip(np.maximum(elevation, 2) * np.clip(shore / 300, 0, 1) + np.minimum(shore, 60) * 0.06, 0, None)
+        elevation = np.clip(
+            np.maximum(elevation, 2) * np.clip(shore / 300, 0, 1) + np.minimum(shore, 60) * 0.06, 0, None
+        )
     if rng.random() < kind.river:
-        river = CELL * meander(rng, shape, rng.uniform(0.4, 1.5) * (0.5 if biome == "alpine" else 1), rng.uniform(70, 190))
+        river = CELL * meander(
+            rng, shape, rng.uniform(0.4, 1.5) * (0.5 if biome == "alpine" else 1), rng.uniform(70, 190)
+        )
         width = rng.uniform(4, 12) if rng.random() < 0.55 else rng.uniform(14, 55)
         elevation = elevation - 0.6 * kind.relief * np.exp(-((river / rng.uniform(120, 350)) ** 2))
         water[(river < width) & (water == 0)] = 511
@@ -133,17 +131,21 @@ def _relief_and_water(rng, biome, kind, x, y):
         stretch = (rng.uniform(0, np.pi), rng.uniform(1, 2.2))
         low = coarse(rng, shape, 2.0, 200, 6, stretch) - 0.5 * (elevation - elevation.mean()) / elevation.std()
         water[(low > np.quantile(low, 1 - share)) & (water == 0)] = 512
-    return elevation.astype(np.float32), water, river, shore
+    return ndimage.gaussian_filter(elevation.astype(np.float32), 2), water, river, shore
 
 
-def _draw_codes(rng, shape, weights: dict, plots=None, rough=60.0) -> np.ndarray:
-    """Zones of some codes, with shares drawn around their weights; along plots where plots are given."""
-    codes = np.array(list(weights))
-    scores = []
-    for weight in weights.values():
-        score = coarse(rng, shape, 1.6, rough * 3, 8) + 1.3 * np.log(weight) + rng.normal(0, 1.0)
-        scores.append(score if plots is None else _mean(score, plots))
-    return codes[np.argmax(scores, axis=0)]
+def _draw_codes(rng, shape, weights: dict, most: int, plots=None, rough=60.0) -> np.ndarray:
+    """A mosaic of at most some zones out of those with weights; along plots where plots are given."""
+    names = np.array(list(weights))
+    chance = np.array(list(weights.values())) / sum(weights.values())
+    chosen = rng.choice(names, min(most, len(names)), replace=False, p=chance)
+    best, code = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.uint16)
+    for name in chosen.tolist():
+        score = coarse(rng, shape, 1.6, rough * 3, 8) + float(0.6 * np.log(weights[name]) + rng.normal(0, 1.1))
+        score = score if plots is None else _mean(score, plots)
+        code[score > best] = name
+        best = np.maximum(best, score)
+    return code
 
 
 def _mean(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -154,28 +156,28 @@ def _mean(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def _zones(rng, biome, kind, elevation, water, shore, plots):
     """CLC codes: water, wild land (forest and open), and farmed land along plots."""
     shape = water.shape
-    steep = np.hypot(*np.gradient(ndimage.gaussian_filter(elevation, 4), CELL))
-    suit = coarse(rng, shape, 1.5, 150, 5) + 1.2 * (steep - steep.mean()) / (steep.std() + 1e-6)
+    steep = np.hypot(*np.gradient(ndimage.uniform_filter(elevation, 25), CELL))
+    suit = coarse(rng, shape, 1.8, 200, 8) + 0.7 * (steep - steep.mean()) / (steep.std() + 1e-6)
     square = 0.85 * (1 - kind.wild) + 0.1  # how far woods follow the borders of plots
     suit = square * _mean(suit, plots) + (1 - square) * suit
     if biome == "alpine":
         suit = suit + (elevation - 1150) / 250
         wild = suit > 0.3
     else:
-        share = 1 / (1 + np.exp(-(np.log(kind.wild / (1 - kind.wild)) + rng.normal(0, 0.9))))
+        share = 1 / (1 + np.exp(-(np.log(kind.wild / (1 - kind.wild)) + rng.normal(0, 1.4))))
         wild = suit > np.quantile(suit, 1 - share)
-    code = _draw_codes(rng, shape, kind.farmed, plots)
-    woods = coarse(rng, shape, 1.5, 110, 4) + 0.4 * rng.normal()
-    tree = woods < np.quantile(woods, kind.wooded)
-    forest, open_land = _draw_codes(rng, shape, kind.forest, rough=45), _draw_codes(rng, shape, kind.open_land)
+    code = _draw_codes(rng, shape, kind.farmed, 2, plots)
+    woods = coarse(rng, shape, 1.7, 140, 8)
+    tree = woods < np.quantile(woods, np.clip(kind.wooded + 0.25 * rng.normal(), 0.1, 1))
+    forest, open_land = _draw_codes(rng, shape, kind.forest, 2, rough=45), _draw_codes(rng, shape, kind.open_land, 1)
     if biome == "alpine":
-        belt = elevation + 130 * coarse(rng, shape, 1.0, 60, 2)
+        belt = elevation + 110 * coarse(rng, shape, 1.4, 80, 10)
         tree &= belt < 1950
         open_land = np.where(belt > 2420, 332, np.where(belt > 2200, 333, open_land))
     code = np.where(wild, np.where(tree, forest, open_land), code)
     marsh = np.isin(code, (421,)) & (elevation > 6)
     code[marsh] = 321
-    beach = rng.uniform(8, 60) * (1 + 0.7 * coarse(rng, shape, 1.5, 120))
+    beach = rng.uniform(0, 55) * (1 + 0.7 * coarse(rng, shape, 1.5, 120))
     code[(shore > 0) & (shore < beach)] = 331
     return np.where(water > 0, water, code).astype(np.uint16)
 
@@ -184,11 +186,12 @@ def _town_zone(rng, code, x, y, road, has_town):
     """Mark 112, 111 and 121 in `code`; returns where the town is."""
     if not has_town:
         return np.zeros(code.shape, bool)
-    near = np.argmin(road + rng.uniform(0, 450) * coarse(rng, code.shape, 1.0, 100) ** 2 + 1e4 * (code > 500))
+    unfit = np.isin(code, (331, 332, 333, 421, *WATER))
+    near = np.argmin(road + rng.uniform(0, 450) * coarse(rng, code.shape, 1.0, 100) ** 2 + 1e4 * unfit)
     cx, cy = x.flat[near], y.flat[near]
     radius = np.exp(rng.uniform(np.log(90), np.log(650)))
     far = np.hypot(x - cx, y - cy) + 0.6 * road + 0.28 * radius * coarse(rng, code.shape, 1.3, 70, 4)
-    town = (far < radius) & ~np.isin(code, WATER)
+    town = (far < radius) & ~unfit
     code[town] = 112
     if radius > 250:
         code[town & (far < 0.25 * radius)] = 111
@@ -205,7 +208,7 @@ def _parcels(rng, kind, x, y, bent, plots, code):
     size = np.array([PARCEL.get(int(c), kind.field_area) for c in codes]) * HECTARE * rng.uniform(0.6, 1.8)
     size[codes >= 500] = 1e9
     wild = (codes >= 300)[index]
-    wander = [coarse(rng, shape, 1.4, 60, 4) * 45 for _ in range(2)]
+    wander = [28 * coarse(rng, shape, 1.6, 80, 8) for _ in range(2)]
     px, py = (np.where(wild, axis + add, curve) / CELL for axis, add, curve in zip((x, y), wander, bent, strict=True))
     ids = np.where(codes[index] >= 500, 0, np.where(wild, 1, plots.reshape(shape) + 2)) * len(codes) + index
     return subdivide(rng, px.ravel(), py.ravel(), ids.ravel(), size[index].ravel(), kind.elongation).reshape(shape)

@@ -76,7 +76,13 @@ class Ombria:
         if self.split == "test":
             return sites
         train, held_back = split_blocks(sites, validation, seed)
-        return train if self.split == "train" else held_back
+        chosen = train if self.split == "train" else held_back
+        if not chosen:
+            raise ValueError(
+                f"OMBRIA: validation={validation} of {len(sites)} training sites leaves none for {self.split!r}; "
+                "change the share"
+            )
+        return chosen
 
     def __len__(self) -> int:
         return len(self.sites) * len(self.dates)
@@ -125,7 +131,7 @@ def find_sites(root: Path, folder: str) -> list[str]:
     for (sensor, kind), there in found.items():
         if lacking := sorted(set(sites) - there):
             raise FileNotFoundError(
-                f"{image_path(root, sensor, folder, kind, lacking[0])} is missing, while other files of that site exist "
+                f"{image_path(root, sensor, folder, kind, lacking[0])} is missing, but the site has other files "
                 f"({len(lacking)} such sites); fetch it again or remove the site's other files"
             )
     if not sites:
@@ -168,7 +174,7 @@ def read_image(path: Path, channels: int) -> np.ndarray:
         raise ValueError(f"{path}: image mode {mode}, expected {MODES[channels]} ({channels} channels of 8 bit)")
     if pixels.shape[:2] != (SIZE, SIZE):
         raise ValueError(f"{path}: {pixels.shape[0]} × {pixels.shape[1]} pixels, expected {SIZE} × {SIZE}")
-    return pixels.reshape(SIZE, SIZE, channels).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels.reshape(SIZE, SIZE, channels).transpose(2, 0, 1))
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -186,8 +192,8 @@ def read_mask(path: Path) -> np.ndarray:
     return mask // 255
 
 
-def count_samples(root: Path) -> int:
-    """Number of training site images under a folder, 0 where there is no OMBRIA."""
+def count_pairs(root: Path) -> int:
+    """Number of complete sensor pairs in the published training folder, 0 where there is no OMBRIA."""
     try:
         return len(find_sites(root, "train")) * len(DATES)
     except FileNotFoundError:
@@ -195,5 +201,6 @@ def count_samples(root: Path) -> int:
 
 
 def _check_choice(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
-    if not given or (unknown := [item for item in given if item not in known]):
-        raise ValueError(f"OMBRIA: {what} {unknown if given else given} unknown; choose from {known}")
+    unknown = [item for item in given if item not in known]
+    if unknown or not given:
+        raise ValueError(f"OMBRIA: {what} {unknown or 'empty'}; choose from {known}")

@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H W pixels, L patches, K kept slots, R removed slot
 import torch
 from torch import Tensor, nn
 
-from fmlib.layers import Block, Pair, Positions, cat_pads, gather_tokens, patchify, unpatchify
+from fmlib.layers import Attention, Block, Pair, Positions, cat_pads, gather_tokens, patchify, unpatchify
 from fmlib.masking import SensorMask
 from fmlib.modality import Modality
 
@@ -133,6 +133,10 @@ def initialise(module: nn.Module):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    import os
+    if isinstance(module, Attention) and os.environ.get("MIM"):
+        width = module.q.out_features
+        module.kv.weight.data[:width] = module.q.weight.data
     for token in ("cls_token", "mask_token", "sensor"):
         if isinstance(getattr(module, token, None), nn.Parameter):
             nn.init.normal_(getattr(module, token), std=0.02)

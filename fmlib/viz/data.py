@@ -12,7 +12,7 @@ from scipy import stats
 from ..modality import Modality
 from ..quality import to_power
 from .images import draw_image
-from .style import LINE_STYLES, MARKERS, OKABE_ITO, ONE_COLUMN, SMALL, charts, to_numpy, wrap
+from .style import LINE_STYLES, MARKERS, OKABE_ITO, ONE_COLUMN, SMALL, bare, charts, to_numpy, wrap
 
 
 def band_histograms(values: Mapping[str, np.ndarray], modalities: Mapping[str, Modality], bins: int = 80) -> Figure:
@@ -32,32 +32,35 @@ def band_histograms(values: Mapping[str, np.ndarray], modalities: Mapping[str, M
         modality = modalities[name]
         bands = np.moveaxis(to_numpy(images), 1, 0).reshape(modality.in_chans, -1).astype(float)  # (C, N·H·W)
         bands = bands[:, np.isfinite(bands).all(axis=0)]
-        mean, std = (np.array(v)[:, None] for v in (modality.mean, modality.std))
-        _densities(raw, bands, modality, np.percentile(bands, (0.1, 99.5)), bins)
-        _densities(normal, (np.clip(bands, *modality.valid_range) - mean) / std, modality, (-4, 4), bins)
+        low, high = np.percentile(bands, (0.1, 99.5))
+        lattice = bool((bands == bands.round()).all())
+        for i, band in enumerate(bands):
+            look = dict(zip(("color", "ls"), band_look(i, len(bands)), strict=True), lw=1.1, label=modality.bands[i])
+            _density(raw, band, _edges(low, high, bins, lattice), look)
+            mean, std = modality.mean[i], modality.std[i]
+            edges = _edges(mean - 4 * std, mean + 4 * std, bins, lattice)
+            _density(normal, np.clip(band, *modality.valid_range), edges, look, mean, std)
         x = np.linspace(-4, 4, 200)
         normal.plot(x, stats.norm.pdf(x), color="0.6", lw=3, zorder=0, solid_capstyle="round", label="normal law")
         raw.set(title=modality.title, xlabel=f"value ({modality.unit})", ylabel="density", yticks=[])
         normal.set(title=f"{modality.title}, normalised", xlabel="z-score (1)", yticks=[], xlim=(-4, 4))
+        raw.set_ylim(bottom=0)
+        normal.set_ylim(bottom=0)
         columns = 1 + (modality.in_chans > 6)
-        normal.legend(
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-            fontsize=SMALL,
-            ncols=columns,
-            handlelength=1.6,
-            labelspacing=0.25,
-        )
+        normal.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=SMALL, ncols=columns, labelspacing=0.25)
     return fig
 
 
-def _densities(ax: Axes, bands: np.ndarray, modality: Modality, span, bins: int):
-    edges = np.linspace(*span, bins + 1)
-    for i, (name, values) in enumerate(zip(modality.bands, bands, strict=True)):
-        density = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
-        colour, style = band_look(i, len(bands))
-        ax.plot((edges[1:] + edges[:-1]) / 2, density, color=colour, ls=style, lw=1.1, label=name)
-    ax.set_ylim(bottom=0)
+def _edges(low: float, high: float, bins: int, lattice: bool) -> np.ndarray:
+    """Bin edges; for whole numbers each bin holds equally many of them, else the histogram shows a comb."""
+    step = max(1, np.ceil((high - low) / bins)) if lattice else (high - low) / bins
+    return np.arange(np.floor(low) - 0.5 if lattice else low, high + step, step)
+
+
+def _density(ax: Axes, values: np.ndarray, edges: np.ndarray, look: dict, mean: float = 0.0, std: float = 1.0):
+    """Draw the density of (values − mean) / std over bins given in the values' unit."""
+    density = np.histogram(values, edges)[0] / (values.size * np.diff(edges))
+    ax.plot(((edges[1:] + edges[:-1]) / 2 - mean) / std, density * std, **look)
 
 
 def band_look(i: int, count: int) -> tuple:
@@ -90,17 +93,16 @@ def speckle(
     fig, axes = charts(1, 2, height=2.5, gridspec_kw={"width_ratios": [1, 2]})
     left, right = axes[0]
     name = modality.bands[band]
-    left.set(xticks=[], yticks=[])
-    draw_image(left, image, modality.replace(rgb=(name,)), title=f"{modality.title}, {name}", note=True)
+    draw_image(bare(left), image, modality.replace(rgb=(name,)), title=f"{modality.title}, {name}", note=True)
     left.set_aspect("equal")
     left.add_patch(Rectangle((col - 0.5, row - 0.5), side, side, fill=False, ec=OKABE_ITO[4], lw=1.5))
-    x = np.linspace(0, max(3.0, np.percentile(ratio, 99.8)), 300)
-    right.hist(
-        ratio, bins=bins, range=(0, x[-1]), density=True, color="0.82", label=f"window of {side} × {side} pixels"
-    )
-    right.plot(x, stats.gamma.pdf(x, looks, scale=1 / looks), label=f"gamma law, {looks:.1f} looks")
+    spread = 4 / np.sqrt(looks)
+    x = np.linspace(0 if spread > 0.8 else 1 - spread, 1 + max(spread, 6 / looks), 300)
+    label = f"window of {side} × {side} pixels"
+    right.hist(ratio, bins=bins, range=(x[0], x[-1]), density=True, color="0.82", label=label)
+    right.plot(x, stats.gamma.pdf(x, looks, scale=1 / looks), label=f"gamma law, {looks:.3g} looks")
     right.plot(x, stats.expon.pdf(x), ls="--", label="single look")
-    right.set(xlabel="intensity over its mean (1)", ylabel="density", xlim=(0, x[-1]))
+    right.set(xlabel="intensity over its mean (1)", ylabel="density", xlim=(x[0], x[-1]))
     right.set_ylim(0, 1.25 * max(stats.gamma.pdf(x, looks, scale=1 / looks).max(), 1))
     if modality.unit != "dB":
         right.set_title(f"{modality.unit}: a relative scale, so not the sensor's looks", fontsize=SMALL + 0.5)
@@ -122,8 +124,8 @@ def label_counts(counts: Sequence[float], classes: Sequence[str], unit: str = "s
     counts = to_numpy(counts)
     if len(counts) != len(classes):
         raise ValueError(f"{len(counts)} counts for {len(classes)} classes; give one a class")
-    names = [wrap(name, 2.4, 8, 2) for name in classes]
-    fig, axes = charts(1, 1, height=0.6 + 0.2 * sum(1 + "\n" in n for n in names) + 0.14 * len(names), width=5.0)
+    names = [wrap(name, 2.9, 8, 2) for name in classes]
+    fig, axes = charts(1, 1, height=0.55 + 0.14 * sum(1 + n.count("\n") for n in names) + 0.08 * len(names), width=5.6)
     ax = axes[0, 0]
     bars = ax.barh(names, counts, color=OKABE_ITO[0], height=0.66)
     share = unit == "pixels"
@@ -131,7 +133,7 @@ def label_counts(counts: Sequence[float], classes: Sequence[str], unit: str = "s
     ax.bar_label(bars, texts, padding=3, fontsize=8)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
-    ax.margins(x=0.12)
+    ax.margins(x=0.12, y=0.02)
     ax.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.set_xlabel(f"number of {unit}")
@@ -144,7 +146,7 @@ def mutual_information_curve(shifts: Sequence[float], curves: Mapping[str, np.nd
     Args:
         shifts: (S,) shifts.
         curves: (S,) or (N, S) normalised mutual information for each kind of pair, e.g. true and wrong; of N pairs
-            the mean and its 95 % interval are drawn.
+            the median and the middle half are drawn.
         unit: of the shifts.
 
     Returns:
@@ -153,15 +155,13 @@ def mutual_information_curve(shifts: Sequence[float], curves: Mapping[str, np.nd
     fig, axes = charts(1, 1, height=2.5, width=ONE_COLUMN + 0.6)
     ax = axes[0, 0]
     for i, (label, values) in enumerate(curves.items()):
-        values = np.atleast_2d(to_numpy(values))
-        mean = values.mean(axis=0)
-        label = f"{label} (n = {len(values)})" if len(values) > 1 else label
-        ax.plot(shifts, mean, color=OKABE_ITO[i], ls=LINE_STYLES[i % 4], marker=MARKERS[i], ms=3, label=label)
-        if len(values) > 1:
-            half = stats.t.ppf(0.975, len(values) - 1) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
-            ax.fill_between(shifts, mean - half, mean + half, color=OKABE_ITO[i], alpha=0.18, lw=0)
+        low, middle, high = np.percentile(np.atleast_2d(to_numpy(values)), (25, 50, 75), axis=0)
+        count = len(np.atleast_2d(values))
+        label = f"{label} (n = {count})" if count > 1 else label
+        ax.plot(shifts, middle, color=OKABE_ITO[i], ls=LINE_STYLES[i % 4], marker=MARKERS[i], ms=3, label=label)
+        ax.fill_between(shifts, low, high, color=OKABE_ITO[i], alpha=0.18, lw=0)
     ax.axvline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(xlabel=f"shift ({unit})", ylabel="normalised mutual information (1)")
-    ax.set_ylim(0, ax.get_ylim()[1] * 1.25)  # room for the legend
-    ax.legend(loc="upper left", ncols=2, borderaxespad=0.2)
+    ax.set_ylim(bottom=0)
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, borderaxespad=0.2)
     return fig

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..modality import Modality
-from .style import OKABE_ITO, REMOVED, SMALL, bare, image_panels, panel_width, to_numpy, wrap
+from .style import OKABE_ITO, REMOVED, SMALL, image_panels, panel_width, to_numpy, wrap
 
 PERCENTILES = (2, 98)
 DECIBELS = {"VV": (-25.0, 0.0), "HH": (-25.0, 0.0), "VH": (-30.0, -5.0), "HV": (-30.0, -5.0)}
+NO_DATA = 255  # label of a pixel without data; negative labels mean the same
 RATIO_LIMITS = (0.0, 15.0)  # dB: VV over VH of most land and water
 Limits = list[tuple[float, float]]
 
@@ -55,12 +56,17 @@ def _percentiles(band: np.ndarray) -> tuple[float, float]:
     return tuple(np.percentile(values, PERCENTILES).tolist()) if values.size else (0.0, 1.0)
 
 
-def limits_text(modality: Modality, limits: Limits) -> str:
+def limits_text(modality: Modality, limits: Limits, unit: bool = True) -> str:
     """Say what a picture shows, e.g. ``VV −25…0 dB`` or ``2–98 %: B4 84…653, B3 …, reflectance × 10000``."""
     names = modality.rgb if len(modality.rgb) != 2 else (*modality.rgb, "ratio")
-    parts = [f"{name}\u00a0{low:.4g}…{high:.4g}" for name, (low, high) in zip(names, limits, strict=True)]
+    parts = [f"{name}\u00a0{_short(low)}…{_short(high)}" for name, (low, high) in zip(names, limits, strict=True)]
     rule = "" if modality.unit == "dB" else "{}–{}\u00a0%: ".format(*PERCENTILES)
-    return (rule + ", ".join(parts) + " " + modality.unit.replace(" ", "\u00a0")).replace("-", "−")
+    text = rule + ", ".join(parts) + (" " + modality.unit.replace(" ", "\u00a0") if unit else "")
+    return text.replace("-", "−")
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def show_pairs(
@@ -73,7 +79,8 @@ def show_pairs(
 
     Args:
         samples: dicts of ``sensor: (C, H, W)``, ``"id"`` and, if there is one, ``"label"``: a class number, (classes,)
-            0/1, or (H, W) class numbers, which are drawn as a map. A sensor that a sample lacks is drawn as missing.
+            0/1, or (H, W) class numbers (255 and negative: no data), drawn as a map. A sensor that a sample lacks is
+            drawn as missing.
         modalities: the sensors to draw, in this order.
         ncols: samples in a row.
         classes: names of the classes.
@@ -83,17 +90,23 @@ def show_pairs(
     """
     if not samples:
         raise ValueError("no samples to draw; give at least one")
-    maps = any(np.ndim(sample.get("label")) == 2 for sample in samples)
-    per_sample, ncols = len(modalities) + maps, min(ncols, len(samples))
+    maps = [to_numpy(sample["label"]) for sample in samples if np.ndim(sample.get("label")) == 2]
+    names = _class_names(maps, classes)
+    per_sample, ncols = len(modalities) + bool(maps), min(ncols, len(samples))
     fig, axes = image_panels(
-        -(-len(samples) // ncols), per_sample * ncols, _aspect(samples, modalities), group=per_sample,
-        top=0.62, bottom=0.5 + 0.25 * maps, row_gap=0.92,
-    )  # fmt: skip
+        -(-len(samples) // ncols),
+        per_sample * ncols,
+        _aspect(samples, modalities),
+        breaks=range(per_sample, per_sample * ncols, per_sample),
+        top=0.56,
+        bottom=0.48 + 0.25 * bool(maps),
+        row_gap=1.02,
+    )
     for panels, sample in zip(axes.reshape(-1, per_sample), samples, strict=False):
         for ax, modality in zip(panels, modalities.values(), strict=False):
             draw_image(ax, sample.get(modality.name), modality, title=modality.title, note=True)
         if maps:
-            _draw_label_map(panels[-1], sample.get("label"), classes)
+            _draw_label_map(panels[-1], sample.get("label"), names)
         room = panel_width(panels[0]) * per_sample
         title = wrap(f"{sample.get('id', '')}", room, 8, 1) + "\n"
         title += wrap(label_text(sample.get("label"), classes), room, SMALL, 1)
@@ -101,7 +114,7 @@ def show_pairs(
     for ax in axes.reshape(-1)[per_sample * len(samples) :]:
         ax.set_visible(False)
     if maps:
-        _class_legend(fig, samples, classes)
+        _class_legend(fig, names)
     return fig
 
 
@@ -129,7 +142,7 @@ def draw_image(
     picture, limits = stretch(image, modality, limits)
     ax.imshow(picture, interpolation="nearest", aspect="auto")
     if note:
-        text = wrap(limits_text(modality, limits), panel_width(ax), SMALL - 0.5)
+        text = wrap(limits_text(modality, limits), panel_width(ax), SMALL - 0.5, lines=4)
         ax.set_xlabel(text, fontsize=SMALL - 0.5, loc="left", labelpad=2, color="0.3", linespacing=1.1)
     return limits
 
@@ -139,16 +152,21 @@ def label_text(label, classes: Sequence[str] = ()) -> str:
     if label is None:
         return "no label"
     label = to_numpy(label)
-    count = max(len(classes), int(label.max()) + 1) if label.ndim != 1 else len(label)
-    names = [*classes, *(f"class {i}" for i in range(len(classes), count))]
+    names = _class_names([label], classes)
     if label.ndim == 0:
         return names[int(label)]
     if label.ndim == 1:
         return ", ".join(names[i] for i in np.flatnonzero(label > 0)) or "none of the classes"
-    shares = [(label == i).mean() for i in range(len(names))]
-    return ", ".join(
-        f"{name} {share:.0%}".replace("%", "\u2009%") for name, share in zip(names, shares, strict=True) if share
-    )
+    shares = {name: (label == i).mean() for i, name in enumerate(names)}
+    shares["no data"] = ((label < 0) | (label == NO_DATA)).mean()
+    return ", ".join(f"{name} {100 * share:.0f}\u2009%" for name, share in shares.items() if share)
+
+
+def _class_names(labels, classes: Sequence[str]) -> list[str]:
+    """Names of the classes; numbers for those that have no name."""
+    numbers = [np.arange(label.size) if label.ndim == 1 else label[label != NO_DATA] for label in labels]
+    count = max([len(classes), *(int(n.max()) + 1 for n in numbers if n.size)])
+    return [*classes, *(f"class {i}" for i in range(len(classes), count))]
 
 
 def _aspect(samples, modalities) -> float:
@@ -164,19 +182,17 @@ def class_colours(count: int) -> list:
     return ["#D9D9D9", *(OKABE_ITO[i % len(OKABE_ITO)] for i in range(count - 1))]
 
 
-def _draw_label_map(ax: Axes, label, classes):
+def _draw_label_map(ax: Axes, label, names: Sequence[str]):
     ax.set_title("Label", loc="left", fontsize=8, pad=2.5)
-    if label is None or np.ndim(label) != 2:
+    if np.ndim(label) != 2:
+        ax.set_facecolor("0.95")
+        ax.text(0.5, 0.5, "no label", ha="center", va="center", color="0.35", transform=ax.transAxes)
         return
-    label = to_numpy(label)
-    count = max(len(classes), int(label.max()) + 1, 2)
-    shown = np.ma.masked_less(label, 0)  # negative: no label there
-    ax.imshow(shown, cmap=ListedColormap(class_colours(count)), vmin=-0.5, vmax=count - 0.5, aspect="auto")
-    bare(ax)
+    label = to_numpy(label).astype(int)
+    shown = np.ma.masked_where((label < 0) | (label == NO_DATA), label)  # white where there is no label
+    ax.imshow(shown, cmap=ListedColormap(class_colours(len(names))), vmin=-0.5, vmax=len(names) - 0.5, aspect="auto")
 
 
-def _class_legend(fig: Figure, samples, classes):
-    top = max(int(np.max(to_numpy(s["label"]))) for s in samples if s.get("label") is not None)
-    names = list(classes) or [f"class {i}" for i in range(top + 1)]
+def _class_legend(fig: Figure, names: Sequence[str]):
     handles = [Patch(color=c, label=n) for c, n in zip(class_colours(len(names)), names, strict=True)]
     fig.legend(handles=handles, loc="lower left", ncols=6, borderaxespad=0.1, handlelength=1, columnspacing=1)

@@ -5,6 +5,7 @@ Figures are made without a window and closed at once: a notebook shows one by na
 
 import os
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -76,7 +77,7 @@ def image_panels(
     aspect: float = 1.0,
     *,
     width: float = TWO_COLUMNS,
-    group: int | None = None,
+    breaks: Collection[int] = (),
     left: float = 0.04,
     top: float = 0.3,
     bottom: float = 0.05,
@@ -91,7 +92,7 @@ def image_panels(
         rows, cols: number of panels.
         aspect: height of a panel over its width.
         width: of the figure, in inches; panels share what the margins leave, up to `largest` each.
-        group: panels in a group; groups stand `group_gap` apart instead of `gap`.
+        breaks: columns that begin a new group; groups stand `group_gap` apart instead of `gap`.
         left, top, bottom: margins in inches.
         gap, group_gap, row_gap: spaces in inches.
         largest: greatest width of a panel in inches; the figure becomes narrower where it is reached.
@@ -99,7 +100,7 @@ def image_panels(
     Returns:
         The figure and its axes (rows, cols).
     """
-    gaps = [group_gap if group and (c + 1) % group == 0 else gap for c in range(cols - 1)]
+    gaps = [group_gap if c in breaks else gap for c in range(1, cols)]
     side = min(largest, (width - 2 * left - sum(gaps)) / cols)
     width = 2 * left + sum(gaps) + side * cols
     height = top + bottom + rows * side * aspect + (rows - 1) * row_gap
@@ -126,7 +127,7 @@ def panel_width(ax: Axes) -> float:
 
 def wrap(text: str, inches: float, size: float = SMALL, lines: int = 3) -> str:
     """Break a text into lines that fit a width; what is beyond the last line becomes an ellipsis."""
-    letters = max(6, int(inches * 72 / (0.53 * size)))  # an average letter is about half its size wide
+    letters = max(6, int(inches * 72 / (0.56 * size)))  # a digit is 0.56 of its size wide
     return "\n".join(textwrap.wrap(text, letters, max_lines=lines, placeholder=" …"))
 
 

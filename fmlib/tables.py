@@ -1,0 +1,65 @@
+"""Tables of results: numbers with the digits they deserve, as HTML for notebooks and reports."""
+
+import json
+import math
+from html import escape
+from typing import Any
+
+
+class Table:
+    """Rows that a notebook shows as a table.
+
+    Args:
+        rows: one dict a row, column → number, text, or [mean, spread]; columns in the order of their appearance.
+    """
+
+    def __init__(self, rows: list[dict]):
+        self.rows = rows
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows)
+
+
+def html_table(rows: list[dict]) -> str:
+    """The rows as an HTML table."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    numeric = {c for c in columns if not any(isinstance(row.get(c), str) for row in rows)}
+
+    def line(cells: list[str], tag: str) -> str:
+        pairs = zip(columns, cells, strict=True)
+        return "<tr>" + "".join(f"<{tag}{' class=number' * (c in numeric)}>{x}</{tag}>" for c, x in pairs) + "</tr>"
+
+    body = "\n".join(line([html_value(row.get(c)) for c in columns], "td") for row in rows)
+    return f'<div class="table"><table><thead>{line(list(map(escape, columns)), "th")}</thead>\n{body}</table></div>\n'
+
+
+def html_value(value: Any) -> str:
+    """A number with three significant digits, a mean with its spread, or text."""
+    match value:
+        case None:
+            return "–"
+        case bool() | str():
+            return escape(str(value))
+        case int():
+            return f"{value:,}".replace(",", "\u202f")
+        case float():
+            return _digits(value)
+        case [int() | float() as mean, int() | float() as spread]:
+            return _with_spread(mean, spread)
+    return escape(json.dumps(value, ensure_ascii=False))
+
+
+def _digits(number: float) -> str:
+    """Three significant digits: 0.812, 12.3, 4120, 1.5 × 10⁻⁵."""
+    if number == 0 or 1e-3 <= abs(number) < 1e5:
+        return f"{number:.0f}" if abs(number) >= 100 or number == 0 else f"{number:#.3g}"
+    mantissa, exponent = f"{number:.1e}".split("e")
+    return f"{mantissa} × 10<sup>{int(exponent)}</sup>".replace("-", "−")
+
+
+def _with_spread(mean: float, spread: float) -> str:
+    """Two significant digits of the spread, and as many decimals of the mean: 0.812 ± 0.013."""
+    if not 1e-4 <= spread < 1e5:
+        return f'{_digits(mean)} <span class="spread">± {_digits(spread)}</span>'
+    decimals = max(0, 1 - math.floor(math.log10(spread)))
+    return f'{mean:.{decimals}f} <span class="spread">± {spread:.{decimals}f}</span>'

@@ -1,0 +1,33 @@
+"""Figures: every function returns a matplotlib Figure, so that one function serves notebook, widget, test and paper."""
+
+from .data import band_histograms, label_counts, mutual_information_curve, speckle
+from .images import draw_image, label_text, limits_text, show_pairs, stretch
+from .masks import hide, mask_gallery, mask_pixels
+from .reconstruction import partner_gallery, reconstruction_gallery, squared_error
+from .style import OKABE_ITO, ONE_COLUMN, TWO_COLUMNS, save_figure, use_style
+from .training import loss_curves, partner_errors
+
+__all__ = [
+    "OKABE_ITO",
+    "ONE_COLUMN",
+    "TWO_COLUMNS",
+    "band_histograms",
+    "draw_image",
+    "hide",
+    "label_counts",
+    "label_text",
+    "limits_text",
+    "loss_curves",
+    "mask_gallery",
+    "mask_pixels",
+    "mutual_information_curve",
+    "partner_errors",
+    "partner_gallery",
+    "reconstruction_gallery",
+    "save_figure",
+    "show_pairs",
+    "speckle",
+    "squared_error",
+    "stretch",
+    "use_style",
+]

@@ -1,0 +1,276 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from sensors import sensor
+
+from fmlib.data.batches import Preloaded, augment, batch_indices, center_crop, collate, preload
+from fmlib.data.statistics import band_statistics
+
+
+class Made:
+    """Ten samples of two sensors; sample 3 lacks s1, samples 4 and 5 have fractions, sample 6 exceeds 8 bit."""
+
+    name, split, classes = "made", "train", ("dry", "flood")
+
+    def __init__(self, count=10):
+        self.modalities = {"s1": sensor("s1", 2), "s2": sensor("s2", 3)}
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        sample = {
+            "s1": rng.normal(-12, 5, (2, 16, 16)).astype(np.float32),
+            "s2": rng.integers(0, 256, (3, 8, 8)).astype(np.float32),
+            "id": f"made/{index}",
+            "site": index // 2,
+        }
+        if index == 3:
+            del sample["s1"]
+        if index == 6:
+            sample["s2"] += 5000
+        if index != 9:
+            sample["label"] = np.full((16, 16), index % 2, np.uint8)
+        return sample
+
+
+def same(batch, other):
+    assert batch.keys() == other.keys()
+    assert batch["id"] == other["id"]
+    for name in batch.keys() - {"id", "present"}:
+        torch.testing.assert_close(batch[name], other[name], rtol=0, atol=0)
+    for name in batch["present"]:
+        assert torch.equal(batch["present"][name], other["present"][name])
+
+
+# -- collate ----------------------------------------------------------------------------------------------------
+
+
+def test_collate_stacks_and_reports_what_is_missing():
+    data = Made()
+    batch = collate([data[2], data[3]], ["s1", "s2"])
+    assert batch["s1"].shape == (2, 2, 16, 16)
+    assert batch["s1"].dtype == batch["s2"].dtype == torch.float32
+    assert batch["present"]["s1"].tolist() == [True, False]
+    assert batch["present"]["s2"].tolist() == [True, True]
+    assert not batch["s1"][1].any()
+    assert batch["label"].shape == (2, 16, 16)
+    assert batch["id"] == ["made/2", "made/3"]
+
+
+def test_collate_leaves_out_what_no_sample_or_not_every_sample_has():
+    data = Made()
+    assert "s1" not in collate([data[3]], ["s1", "s2"])
+    assert collate([data[3]], ["s1", "s2"])["present"]["s1"].tolist() == [False]
+    assert "label" not in collate([data[8], data[9]], ["s1", "s2"])
+
+
+def test_collate_serves_a_loader():
+    loader = torch.utils.data.DataLoader(Made(), batch_size=5, collate_fn=partial(collate, names=["s1", "s2"]))
+    assert [len(batch["id"]) for batch in loader] == [5, 5]
+
+
+def test_collate_names_images_that_do_not_fit():
+    data = Made()
+    small = data[1] | {"s2": data[1]["s2"][:, :4]}
+    with pytest.raises(ValueError, match=r"images of 's2' differ in shape.*made/0.*made/1"):
+        collate([data[0], small], ["s1", "s2"])
+
+
+# -- preload ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def held() -> Preloaded:
+    return preload(Made(), progress=False)
+
+
+def test_preload_gives_the_same_samples(held):
+    data = Made()
+    assert (len(held), held.name, held.split, held.classes) == (10, "made", "train", ("dry", "flood"))
+    for index in range(10):
+        sample, original = held[index], data[index]
+        assert sample.keys() == original.keys()
+        for key in original.keys() - {"id", "site"}:
+            assert sample[key].dtype == original[key].dtype
+            np.testing.assert_array_equal(sample[key], original[key])
+        assert (sample["id"], sample["site"]) == (original["id"], original["site"])
+
+
+def test_a_preloaded_batch_is_what_collate_makes(held):
+    data = Made()
+    for indices in ([0, 5, 3], [8, 9], [6]):
+        same(held.batch(np.array(indices)), collate([data[i] for i in indices], ["s1", "s2"]))
+
+
+def test_a_batch_whose_samples_all_lack_a_sensor_has_zeros(held):
+    batch = held.batch([3])
+    assert batch["s1"].shape == (1, 2, 16, 16)
+    assert not batch["s1"].any()
+    assert batch["present"]["s1"].tolist() == [False]
+
+
+def test_whole_numbers_are_held_in_the_smallest_type_that_keeps_them(held):
+    assert held.arrays["s1"].dtype == np.float32
+    assert held.arrays["s2"].dtype == np.uint16  # sample 6 widened what began as 8 bit
+    assert preload(Made(5), progress=False).arrays["s2"].dtype == np.uint8
+    arrays = held.arrays.values()
+    assert held.nbytes == sum(array.size * array.itemsize for array in arrays)
+
+
+def test_threads_read_the_same_in_the_same_order(held):
+    threaded = preload(Made(), workers=2, progress=False)
+    same(threaded.batch(range(10)), held.batch(range(10)))
+
+
+def test_preload_takes_the_first_samples():
+    assert [sample["id"] for sample in preload(Made(), samples=2, progress=False)] == ["made/0", "made/1"]
+    assert len(preload(Made(), samples=99, progress=False)) == 10
+
+
+def test_preload_prints_one_line_where_there_is_no_terminal(capsys):
+    preload(Made(4))
+    captured = capsys.readouterr()
+    assert captured.out.startswith("read 4 samples of made/train: 0 MiB in")
+    assert captured.out.count("\n") == 1
+    assert captured.err == ""
+
+
+def test_preload_refuses_what_does_not_fit():
+    with pytest.raises(MemoryError, match=r"made/train takes .* GiB or more .* raise max_bytes"):
+        preload(Made(), max_bytes=10_000, progress=False)
+    with pytest.raises(ValueError, match="nothing to preload"):
+        preload(Made(0), progress=False)
+
+
+def test_preload_names_images_that_do_not_fit():
+    class Odd(Made):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return sample | {"s2": sample["s2"][:, : 8 - index]}
+
+    with pytest.raises(ValueError, match=r"made/1: 's2' has shape \(3, 7, 8\), earlier samples \(3, 8, 8\)"):
+        preload(Odd(), progress=False)
+
+
+def test_statistics_skip_samples_without_the_sensor():
+    data = Made()
+    pixels = np.concatenate([data[i]["s1"].reshape(2, -1) for i in range(10) if i != 3], axis=1).astype(np.float64)
+    mean, std = band_statistics(data, "s1")
+    np.testing.assert_allclose(mean, pixels.mean(1))
+    np.testing.assert_allclose(std, pixels.std(1))
+
+
+# -- order of samples ---------------------------------------------------------------------------------------------
+
+
+def test_batch_indices_depend_on_seed_and_epoch_alone():
+    first = batch_indices(23, 5, epoch=2, seed=1)
+    assert [len(indices) for indices in first] == [5, 5, 5, 5]
+    assert len(set(np.concatenate(first))) == 20
+    np.testing.assert_array_equal(first, batch_indices(23, 5, epoch=2, seed=1))
+    assert not np.array_equal(first, batch_indices(23, 5, epoch=1, seed=1))
+    assert not np.array_equal(first, batch_indices(23, 5, epoch=2, seed=2))
+    assert not np.array_equal(batch_indices(23, 5, 1, 2), batch_indices(23, 5, 2, 1))
+
+
+def test_a_single_short_batch_is_kept():
+    (only,) = batch_indices(3, 8, epoch=0, seed=0)
+    assert sorted(only) == [0, 1, 2]
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        batch_indices(0, 8, epoch=0, seed=0)
+
+
+# -- augmentation -------------------------------------------------------------------------------------------------
+
+
+def coordinates(size, batch, scale=1):
+    """(B, 2, H, W): row and column of every pixel's centre on the finest grid."""
+    rows, cols = (torch.arange(side // scale) * scale + (scale - 1) / 2 for side in size)
+    grid = torch.stack(torch.meshgrid(rows, cols, indexing="ij"))
+    return grid.expand(batch, -1, -1, -1)
+
+
+def drawn(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_sensors_keep_the_same_ground():
+    images = {"s2": coordinates((120, 96), 50), "thermal": coordinates((120, 96), 50, scale=2)}
+    out = augment(images, (40, 24), drawn())
+    assert out["s2"].shape == (50, 2, 40, 24)
+    assert out["thermal"].shape == (50, 2, 20, 12)
+    halved = torch.nn.functional.avg_pool2d(out["s2"], 2)
+    torch.testing.assert_close(halved, out["thermal"])
+
+
+def test_crops_and_flips_differ_between_samples_and_reach_everywhere():
+    out = augment({"s2": coordinates((12, 12), 4000)}, 10, drawn())["s2"]
+    rows, cols = out[:, 0, :, 0], out[:, 1, 0, :]
+    for line in (rows, cols):
+        flipped = line[:, 0] > line[:, -1]
+        assert 0.45 < flipped.float().mean() < 0.55
+        starts = line.amin(1)
+        assert starts.unique().tolist() == [0, 1, 2]
+        assert ((line.diff(dim=1).abs()) == 1).all()  # whole pixels in order
+    row_flips, col_flips = rows[:, 0] > rows[:, -1], cols[:, 0] > cols[:, -1]
+    assert 0.2 < (row_flips & col_flips).float().mean() < 0.3  # drawn apart
+
+
+def test_without_a_crop_only_flips_happen():
+    image = torch.arange(18.0).reshape(1, 2, 3, 3).expand(64, -1, -1, -1)
+    out = augment({"s1": image}, None, drawn())["s1"]
+    expected = {tuple(image[0].flip(axes).flatten().tolist()) for axes in ([], [1], [2], [1, 2])}
+    assert {tuple(sample.flatten().tolist()) for sample in out} == expected
+
+
+def test_the_generator_decides():
+    images = {"s1": torch.rand(8, 2, 20, 20)}
+    state = torch.random.get_rng_state()
+    first, again, other = (augment(images, 12, drawn(seed))["s1"] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(state, torch.random.get_rng_state())  # the global generator is left alone
+
+
+def test_a_mask_rides_along():
+    images = {"s1": coordinates((20, 20), 4), "label": coordinates((20, 20), 4)[:, :1].to(torch.uint8)}
+    out = augment(images, 8, drawn())
+    assert out["label"].dtype == torch.uint8
+    torch.testing.assert_close(out["label"].float(), out["s1"][:, :1])
+
+
+def test_center_crop_is_central_for_every_sensor():
+    images = {"s2": coordinates((120, 120), 2), "thermal": coordinates((120, 120), 2, scale=3)}
+    out = center_crop(images, 60)
+    assert out["s2"][0, 0, :, 0].tolist() == list(range(30, 90))
+    assert out["thermal"].shape == (2, 2, 20, 20)
+    assert out["thermal"].mean() == out["s2"].mean()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "crop", "message"),
+    [
+        ((120, 120), 121, "does not fit into an image of"),
+        ((120, 120), 0, "does not fit"),
+        ((120, 50), 60, "'b' has .*do not divide"),
+        ((120, 20), 50, "no whole number of pixels of 'b' .each is 6 wide"),
+    ],
+)
+def test_a_crop_that_does_not_fit_is_refused(sizes, crop, message):
+    images = {name: torch.zeros(1, 1, size, size) for name, size in zip("ab", sizes, strict=True)}
+    with pytest.raises(ValueError, match=message):
+        augment(images, crop, drawn())
+    with pytest.raises(ValueError, match=message):
+        center_crop(images, crop)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_images_on_another_device_get_the_same_crops():
+    images = {"s1": torch.rand(8, 2, 20, 20)}
+    moved = {name: image.cuda() for name, image in images.items()}
+    assert torch.equal(augment(moved, 12, drawn())["s1"].cpu(), augment(images, 12, drawn())["s1"])

@@ -1,0 +1,352 @@
+import pickle
+import shutil
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+from rasterio import Affine
+
+from fmlib.data import choose_dataset, find_datasets, open_dataset
+from fmlib.data.bigearthnet import COARSE, BigEarthNetV2, count_pairs, patch_folder
+from fmlib.data.raster import Footprint, check_footprints, read_band, resample
+from fmlib.manifest import load_manifest
+
+MANIFEST = load_manifest("bigearthnet-v2")
+MAXIMA = [1314, 3958, 3784, 3598, 3268, 5112, 6383, 6620, 6652, 5943, 4203, 3652]  # of the published S2 patch
+S2_BANDS = MANIFEST.sensors["s2"].bands
+TILE, SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP", "S1A_IW_GRDH_1SDV_20170613T165043"
+PATCHES = [f"{TILE}_{col}_48" for col in (70, 71, 72, 73)]
+S1_NAMES = [f"{SCENE}_33UUP_{col}_48" for col in (70, 71, 72, 73)]
+
+
+def write(path, band, nodata=None, crs="EPSG:32633", origin=(384000, 5342400)):
+    """One band, or (bands, rows, cols), as a GeoTIFF of a 1,200 m patch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    stack = np.atleast_3d(band.T).T
+    count, rows, cols = stack.shape
+    transform = Affine(1200 / cols, 0, origin[0], 0, -1200 / rows, origin[1])
+    profile = {"height": rows, "width": cols, "count": count, "dtype": stack.dtype, "crs": crs, "transform": transform}
+    with rasterio.open(path, "w", driver="GTiff", nodata=nodata, **profile) as file:
+        file.write(stack)
+
+
+def row(index, split="train", labels=("Pastures", "Marine waters"), snow=False):
+    return {
+        "patch_id": PATCHES[index],
+        "labels": list(labels),
+        "split": split,
+        "country": "Austria",
+        "s1_name": S1_NAMES[index],
+        "s2v1_name": f"S2A_MSIL2A_20170613T101031_7{index}_48",
+        "contains_seasonal_snow": snow,
+        "contains_cloud_or_shadow": False,
+    }
+
+
+def s1_path(root, index, band):
+    return patch_folder(root, "s1", S1_NAMES[index]) / f"{S1_NAMES[index]}_{band}.tif"
+
+
+def s2_path(root, index, band):
+    return patch_folder(root, "s2", PATCHES[index]) / f"{PATCHES[index]}_{band}.tif"
+
+
+def map_path(root, index):
+    return patch_folder(root, "map", PATCHES[index]) / f"{PATCHES[index]}_reference_map.tif"
+
+
+@pytest.fixture(scope="module")
+def shared_archive(tmp_path_factory):
+    """Patches 0 and 1 for training, 2 for validation, 3 under snow; pixel values tell band and patch."""
+    root = tmp_path_factory.mktemp("data") / "bigearthnet-v2"
+    for index in range(4):
+        origin = (300000 + (70 + index) * 1200, 5342400)
+        ramp = np.linspace(0, 0.5, 120 * 120, dtype=np.float32).reshape(120, 120)
+        for band, level in (("VV", -10.25), ("VH", -20.25)):
+            write(s1_path(root, index, band), ramp + level + index, origin=origin)
+        for number, band in enumerate(S2_BANDS):
+            side = COARSE.get(band, 120)
+            pixels = 1000 * (number + 1) + np.arange(side * side).reshape(side, side) % side + index
+            write(s2_path(root, index, band), pixels.astype(np.uint16), nodata=0, origin=origin)
+        codes = np.full((120, 120), 231, np.uint16)  # pastures
+        codes[:60], codes[:5], codes[5] = 523, 335, 0  # sea; glacier, which is no class; nodata
+        write(map_path(root, index), codes, nodata=0, origin=origin)
+    rows = [row(0), row(1, labels=["Urban fabric"]), row(2, "validation")]
+    pq.write_table(pa.Table.from_pylist(rows), root / "metadata.parquet")
+    snow = pa.Table.from_pylist([row(3, snow=True)])
+    pq.write_table(snow, root / "metadata_for_patches_with_snow_cloud_or_shadow.parquet")
+    return root
+
+
+@pytest.fixture
+def archive(shared_archive, tmp_path):
+    """A copy of the shared archive that a test may damage."""
+    return shutil.copytree(shared_archive, tmp_path / "bigearthnet-v2")
+
+
+def opened(root, split="train", sensors=("s1", "s2"), classes=MANIFEST.classes, **options):
+    modalities = {name: MANIFEST.sensors[name] for name in sensors}
+    return BigEarthNetV2(root, split, modalities, classes, **options)
+
+
+def test_a_sample_keeps_decibels_band_order_and_labels(shared_archive):
+    data = opened(shared_archive)
+    assert len(data) == 2
+    sample = data[1]
+    assert {key: value.shape for key, value in sample.items() if key != "id"} == {
+        "s1": (2, 120, 120),
+        "s2": (12, 120, 120),
+        "label": (19,),
+    }
+    assert all(sample[key].dtype == np.float32 for key in ("s1", "s2", "label"))
+    assert sample["id"] == PATCHES[1]
+    assert sample["s1"][:, 0, 0].tolist() == [-9.25, -19.25]  # VV before VH, fractions kept
+    assert (sample["s2"][:, 0, 0] // 1000).tolist() == list(range(1, 13))  # bands in the manifest's order
+    assert sample["label"].nonzero()[0].tolist() == [0]
+    assert data[0]["label"].nonzero()[0].tolist() == [4, 18]
+
+
+def test_coarse_bands_are_repeated_by_nearest_and_smoothed_by_bilinear(shared_archive):
+    nearest, bilinear = (opened(shared_archive, resample=how)[0]["s2"] for how in ("nearest", "bilinear"))
+    b01 = nearest[0].astype(int)
+    assert (b01 == 1000 + np.arange(120) // 6).all()  # 20 px → 120 px: each repeated 6 times
+    inside = bilinear[0, 0, 3:-3] - 1000
+    np.testing.assert_allclose(inside, (np.arange(3, 117) + 0.5) / 6 - 0.5, atol=1e-3)  # pixel centres stay
+    np.testing.assert_array_equal(nearest[1], bilinear[1])  # a 10 m band is untouched
+    assert opened(shared_archive, size=60)[0]["s2"].shape == (12, 60, 60)
+
+
+def test_a_subset_of_sensors_and_bands(shared_archive):
+    s2 = MANIFEST.sensors["s2"].replace(bands=("B08", "B04"), mean=(1, 1), std=(1, 1), groups=(), rgb=("B04",))
+    data = BigEarthNetV2(shared_archive, "train", {"s2": s2}, MANIFEST.classes)
+    assert set(data[0]) == {"s2", "label", "id"}
+    assert data[0]["s2"][:, 0, 0].tolist() == [8000, 4000]
+
+
+def test_labels_and_map_follow_the_class_order_given(shared_archive):
+    classes = tuple(sorted(MANIFEST.classes))
+    sample = opened(shared_archive, classes=classes, with_map=True)[0]
+    assert {classes[i] for i in sample["label"].nonzero()[0]} == {"Pastures", "Marine waters"}
+    assert sample["map"].dtype == np.uint8
+    assert (sample["map"][:6] == 255).all()
+    assert (sample["map"][6:60] == classes.index("Marine waters")).all()
+    assert (sample["map"][60:] == classes.index("Pastures")).all()
+
+
+def test_snow_and_cloud_come_back_when_asked_for(shared_archive):
+    assert opened(shared_archive).patches.to_pylist() == PATCHES[:2]
+    assert opened(shared_archive, exclude_snow_cloud=False).patches.to_pylist() == [PATCHES[0], PATCHES[1], PATCHES[3]]
+
+
+def test_travels_to_worker_processes(shared_archive):
+    data = opened(shared_archive)
+    copy = pickle.loads(pickle.dumps(data))
+    np.testing.assert_array_equal(copy[1]["s2"], data[1]["s2"])
+    with pytest.raises(IndexError):
+        data[2]
+
+
+def test_missing_patches_are_an_error_skipped_or_kept(archive):
+    shutil.rmtree(patch_folder(archive, "s1", S1_NAMES[0]))
+    message = rf"1 of 2 train patches are not complete.*{PATCHES[0]}; extract BigEarthNet-S1, or use on_missing='skip'"
+    with pytest.raises(FileNotFoundError, match=message):
+        opened(archive)
+    assert opened(archive, on_missing="skip").patches.to_pylist() == [PATCHES[1]]
+    kept = opened(archive, on_missing="keep")
+    assert [sorted(sample) for sample in kept] == [["id", "label", "s2"], ["id", "label", "s1", "s2"]]
+    assert opened(archive, on_missing="skip")[0]["label"].nonzero()[0].tolist() == [0]  # rows stay together
+    assert count_pairs(archive) == 1
+
+
+def test_nothing_on_disk_is_an_error_whatever_is_asked(archive):
+    shutil.rmtree(archive / "BigEarthNet-S1")
+    shutil.rmtree(archive / "BigEarthNet-S2")
+    for choice in ("skip", "keep"):
+        with pytest.raises(FileNotFoundError, match=r"none of the 2 train patches.*BigEarthNet-S1, BigEarthNet-S2"):
+            opened(archive, on_missing=choice)
+    with pytest.raises(FileNotFoundError, match="2 of 2 train patches"):
+        opened(archive)
+
+
+@pytest.mark.parametrize(
+    ("where", "band", "message"),
+    [
+        (s1_path, np.zeros((2, 120, 120), np.float32), "2 bands, expected a file of one band"),
+        (s1_path, np.zeros((60, 120), np.float32), r"\(60, 120\) pixels, expected \(120, 120\)"),
+        (s1_path, np.full((120, 120), -10, np.int16), "stored as int16, expected float32; decibels must not be cut"),
+        (s1_path, np.full((120, 120), np.nan, np.float32), "14400 of 14400 values are not finite"),
+        (s2_path, np.zeros((120, 120), np.uint16), "every value is nodata"),
+        (s2_path, np.ones((120, 120), np.float32), "stored as float32, expected uint16"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(archive, where, band, message):
+    path = where(archive, 0, "VV" if where is s1_path else "B08")
+    write(path, band, nodata=0 if where is s2_path else None)
+    with pytest.raises(ValueError, match=message) as error:
+        opened(archive)[0]
+    assert path.name in str(error.value)
+
+
+def test_linear_power_is_refused(archive):
+    for band in ("VV", "VH"):
+        write(s1_path(archive, 0, band), np.random.default_rng(0).random((120, 120), np.float32))
+    with pytest.raises(ValueError, match=r"looks like linear power; convert with 10·log10"):
+        opened(archive)[0]
+
+
+@pytest.mark.parametrize("keep", [0, 100, 20000])
+def test_a_truncated_file_is_named(archive, keep):
+    path = s2_path(archive, 0, "B08")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"B08.tif: cannot be read .*extract it again"):
+        opened(archive)[0]
+
+
+def test_a_missing_band_is_named(archive):
+    s2_path(archive, 0, "B8A").unlink()
+    with pytest.raises(FileNotFoundError, match=r"B8A.tif is missing"):
+        opened(archive)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crs": "EPSG:32632"}, "is in EPSG:32632, but .* is in EPSG:32633"),
+        ({"crs": "EPSG:32633", "origin": (384010, 5342400)}, "10 apart: they are not one patch"),
+    ],
+)
+def test_two_places_are_not_one_patch(archive, changes, message):
+    write(s1_path(archive, 0, "VH"), np.linspace(-20, -10, 14400, dtype=np.float32).reshape(120, 120), **changes)
+    with pytest.raises(ValueError, match=message):
+        opened(archive)[0]
+
+
+def test_footprints_tell_sensors_apart():
+    here = Footprint("EPSG:32633", 0, 0, 1200, 1200)
+    check_footprints({"a": here, "b": here._replace(left=4)}, tolerance=5)
+    with pytest.raises(ValueError, match="b covers"):
+        check_footprints({"a": here, "b": here._replace(left=6)}, tolerance=5)
+
+
+def test_an_unknown_label_is_named(archive):
+    pq.write_table(pa.Table.from_pylist([row(0), row(1, labels=["Pastures", "Glacier"])]), archive / "metadata.parquet")
+    with pytest.raises(ValueError, match=rf"patch {PATCHES[1]}: label 'Glacier' is not among the 19 classes"):
+        opened(archive)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "val"}, "no rows of split 'val'"),
+        ({"resample": "cubic"}, "resample 'cubic' is not one of"),
+        ({"on_missing": "ignore"}, "on_missing 'ignore' is not one of"),
+        ({"sensors": ()}, "BigEarthNet has the sensors"),
+        (
+            {"classes": ("Pastures", "Marine waters", "Urban fabric", "Clouds"), "with_map": True},
+            "'Clouds' has no CORINE",
+        ),
+    ],
+)
+def test_an_unknown_choice_is_named(shared_archive, options, message):
+    with pytest.raises(ValueError, match=message):
+        opened(shared_archive, **options)
+
+
+def test_damaged_metadata_is_named(archive):
+    path = archive / "metadata.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["s1_name"]), path)
+    with pytest.raises(ValueError, match=r"lacks the columns \['s1_name'\]"):
+        opened(archive)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="cannot be read as Parquet"):
+        opened(archive)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"metadata\.parquet is missing"):
+        opened(archive)
+
+
+def test_open_dataset_by_name(shared_archive):
+    data = open_dataset("bigearthnet-v2", "validation", shared_archive.parent, sensors=("s1",), with_map=True)
+    assert (data.name, data.split, list(data.modalities)) == ("bigearthnet-v2", "validation", ["s1"])
+    assert find_datasets(shared_archive.parent) == {"bigearthnet-v2": 2}
+
+
+def test_opening_what_is_not_there_says_where_it_was_sought(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"bigearthnet-v2 is not at .*fetch it from https://zenodo.org"):
+        open_dataset("bigearthnet-v2", "train", tmp_path)
+    with pytest.raises(ValueError, match=r"no split 'val'; it has \('train', 'validation', 'test'\)"):
+        open_dataset("bigearthnet-v2", "val", tmp_path)
+    with pytest.raises(ValueError, match=r"no sensor \['s3'\]"):
+        open_dataset("bigearthnet-v2", "train", tmp_path, sensors=("s3",))
+
+
+def test_two_pairs_are_too_few_to_choose(shared_archive):
+    with pytest.raises(FileNotFoundError, match=r"bigearthnet-v2: 2 pairs.*ombria: 0 pairs.*Set FMLIB_DATA") as error:
+        choose_dataset(shared_archive.parent)
+    assert f"fmlib scenes {shared_archive.parent / 'synthetic'}" in str(error.value)
+
+
+def test_choose_dataset_prefers_real_pairs(monkeypatch):
+    counts = {"bigearthnet-v2": 64, "ombria": 878, "synthetic": 512}
+    monkeypatch.setattr("fmlib.data.find_datasets", lambda root: counts)
+    assert choose_dataset() == "bigearthnet-v2"
+    counts["bigearthnet-v2"] = 63
+    assert choose_dataset() == "ombria"
+    del counts["ombria"]
+    assert choose_dataset() == "synthetic"
+
+
+def test_resample_keeps_values_and_centres():
+    band = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    assert resample(band, 4).dtype == np.float32
+    np.testing.assert_array_equal(resample(band, 8)[::2, 1::2], band)
+    assert resample(band[:3, :3], 1).item() == 5  # the middle, not the corner
+    assert resample(band, (2, 4), "bilinear").shape == (2, 4)
+    assert resample(band, 2, "bilinear").mean() == pytest.approx(band.mean())
+    with pytest.raises(ValueError, match="'cubic' is not one of"):
+        resample(band, 8, "cubic")
+
+
+def test_read_band_returns_what_is_stored(shared_archive):
+    band, footprint = read_band(s1_path(shared_archive, 0, "VV"), (120, 120), "float32")
+    assert band.dtype == np.float32
+    assert band[0, 0] == -10.25
+    assert footprint == ("EPSG:32633", 384000, 5341200, 385200, 5342400)
+
+
+# -- the published files: three patches, of each of which one kind is there ---------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(real_data):
+    if not (real_data / "bigearthnet-v2").is_dir():
+        pytest.skip(f"no BigEarthNet v2 in {real_data}")
+    return real_data / "bigearthnet-v2"
+
+
+def test_published_files_read_one_by_one(real):
+    radar, optical = opened(real, "validation", on_missing="keep", with_map=True)
+    assert sorted(radar) == ["id", "label", "s1"]
+    assert sorted(optical) == ["id", "label", "s2"]
+    low, high = radar["s1"].min((1, 2)), radar["s1"].max((1, 2))
+    np.testing.assert_allclose(low, [-25.438206, -35.393803])  # VV, VH
+    np.testing.assert_allclose(high, [9.746194, 2.098618])
+    assert optical["s2"].max((1, 2)).tolist() == MAXIMA
+    names = [MANIFEST.classes[i] for i in radar["label"].nonzero()[0]]
+    assert names == ["Arable land", "Complex cultivation patterns", "Coniferous forest"]
+    (reference,) = opened(real, "test", on_missing="keep", with_map=True)
+    found = {MANIFEST.classes[i] for i in np.unique(reference["map"])}
+    assert found == {"Arable land", "Pastures", "Broad-leaved forest", "Mixed forest"}  # codes 211, 231, 311, 313
+    assert found == {MANIFEST.classes[i] for i in reference["label"].nonzero()[0]}
+
+
+def test_the_complete_table_opens_quickly_and_says_what_is_missing(real):
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="237,871 of 237,871 train patches are not complete"):
+        opened(real)
+    assert time.monotonic() - start < 5  # usually 0.4 s

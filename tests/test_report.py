@@ -1,0 +1,120 @@
+"""The index: a card for each run, failures shown as failures, numbers as people write them."""
+
+import json
+import re
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+from nbformat.v4 import new_markdown_cell, new_notebook
+
+from fmlib.render import render_math
+from fmlib.report import _value, build_index
+from fmlib.run import finish
+
+STAMP = {"commit": "0123456789abcdef", "dirty": False, "seconds": 754.2, "device": "CPU", "started": "2030-01-02T03:04"}
+
+
+@pytest.fixture
+def report(tmp_path):
+    """A folder with a good run, a run that failed, and one that failed after an earlier success."""
+    for name in ("01_good", "02_failed", "03_failed_later"):
+        (tmp_path / name).mkdir()
+    figure = plt.figure(figsize=(1, 1))
+    metrics = {"title": "Radar & optics", "headline": {"accuracy": [0.8123, 0.0134]}, "thumbnail": "second_one"}
+    table = [{"method": "mean image", "R²": 0.0}, {"method": "Fus-MAE", "R²": [0.377, 0.011]}]
+    finish(metrics | {"table": table}, tmp_path / "01_good", figures={"first": figure, "second_one": figure})
+    finish({"title": "Older", "headline": {"n": 3}}, tmp_path / "03_failed_later")
+    plt.close(figure)
+    (tmp_path / "01_good" / "stamp.json").write_text(json.dumps(STAMP))
+    (tmp_path / "01_good" / "01_good.html").write_text("a page")
+    first = new_notebook(cells=[new_markdown_cell("# A notebook\n\n**Does $x_1$ help < more?**\n\nYes.")])
+    nbformat.write(first, tmp_path / "01_good" / "01_good.ipynb")
+    nbformat.write(first, tmp_path / "02_failed" / "02_failed.failed.ipynb")
+    for name in ("02_failed", "03_failed_later"):
+        (tmp_path / name / "failure.json").write_text(json.dumps({"message": f"{name}, cell 3: <nothing> here"}))
+    (tmp_path / ".04_hidden").mkdir()
+    (tmp_path / "no_run").mkdir()
+    return tmp_path
+
+
+def cards(report) -> dict[str, str]:
+    page = build_index(report).read_text()
+    return dict(re.findall(r'(?s)(?=<article.*?<p class="run">(\w+)</p>)(<article.*?</article>)', page))
+
+
+def test_every_run_has_a_card_and_nothing_else_has(report):
+    assert list(cards(report)) == ["01_good", "02_failed", "03_failed_later"]
+    assert "3 runs, 2 failed" in (report / "index.html").read_text()
+
+
+def test_a_card_shows_what_the_run_found_and_where_it_comes_from(report):
+    card = cards(report)["01_good"]
+    assert "Radar &amp; optics" in card
+    assert re.search(r'<dt>accuracy</dt><dd>0.812 <span class="spread">± 0.013</span>', card)
+    assert re.search(r"<td>Fus-MAE</td><td class=number>0.377 ", card)
+    assert "13 min · CPU · 012345678 · 2030-01-02" in card
+    assert re.search(r'<strong>Does <img class="math" alt="x_1"[^>]*>\s*help &lt; more\?</strong>', card)
+    assert "Failed" not in card
+
+
+def test_the_thumbnail_is_the_named_figure_and_has_a_description(report):
+    card = cards(report)["01_good"]
+    assert 'src="01_good/figures/second_one.png" alt="Figure “second one” of the run: Radar &amp; optics"' in card
+
+
+def test_a_failure_is_shown_with_its_message_and_its_notebook(report):
+    card = cards(report)["02_failed"]
+    assert card.startswith('<article class="failed">')
+    assert "02_failed, cell 3: &lt;nothing&gt; here" in card
+    assert 'href="02_failed/02_failed.failed.ipynb"' in card
+    assert "<h2>A notebook</h2>" in card
+
+
+def test_results_older_than_a_failure_say_so(report):
+    card = cards(report)["03_failed_later"]
+    assert "The results below are from the last run that succeeded." in card
+    assert "<dd>3</dd>" in card
+
+
+def test_all_links_lead_to_files_and_none_to_the_network(report):
+    page = build_index(report).read_text()
+    targets = re.findall(r'(?:href|src)="([^"]*)"', page)
+    files = [target for target in targets if not target.startswith("data:")]
+    assert len(files) > 8
+    assert all((report / target).is_file() for target in files)
+
+
+def test_an_absent_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no report folder .*none; run the notebooks first"):
+        build_index(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (True, "True"),
+        (12345, "12\u202f345"),
+        (0.0, "0"),
+        (0.81249, "0.812"),
+        (31.41592, "31.4"),
+        (1234.5, "1234"),
+        (-0.25, "-0.250"),
+        (1.5e-5, "1.5 × 10<sup>−5</sup>"),
+        ([12.345, 2.0], '12.3 <span class="spread">± 2.0</span>'),
+        ([4120.0, 130.0], '4120 <span class="spread">± 130</span>'),
+        ([0.5, 0.0], '0.500 <span class="spread">± 0</span>'),
+        ("<b>", "&lt;b&gt;"),
+    ],
+)
+def test_numbers_as_people_write_them(value, text):
+    assert _value(value) == text
+
+
+def test_formulas_become_pictures_but_code_and_prices_stay():
+    rendered = render_math(r"`$a$` costs 5$ or 6$, $\frac{a}{b}$ and $\nosuchcommand{x}$")
+    assert render_math(r"$\lVert x \rVert$").startswith("<img")
+    assert rendered.startswith("`$a$` costs 5$ or 6$, <img")
+    assert r'alt="\frac{a}{b}"' in rendered
+    assert rendered.endswith(r"$\nosuchcommand{x}$")
