@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 from fmlib.progress import watched
-from fmlib.resume import read_log
-from fmlib.train import read_params
+from fmlib.resume import read_log, read_validation
+from fmlib.train import only_train_params, read_params
 from fmlib.weights import write_beside
+
+__all__ = ["launch", "only_train_params", "read_log", "read_validation"]  # all a notebook needs to train
 
 
 def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:

@@ -29,6 +29,7 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 0.1rem 0 0; text-wrap: balance; }
 h2 a { color: inherit; text-decoration: none; } h2 a:hover { text-decoration: underline; }
 .question p { margin: 0.3rem 0 0; color: var(--soft); font-size: 0.95rem; line-height: 1.45; }
+.question strong { font-weight: inherit; }
 dl { display: flex; flex-wrap: wrap; gap: 0.9rem 1.8rem; margin: 1rem 0 0; }
 dl div { display: flex; flex-direction: column-reverse; }
 dt { font-size: 0.78rem; line-height: 1.35; color: var(--soft); }
@@ -36,6 +37,7 @@ dd { margin: 0; font-size: 1.35rem; line-height: 1.25; font-weight: 600; font-va
 dd.words { font-size: 1.05rem; }
 .spread { font-size: 0.8em; font-weight: 400; color: var(--soft); white-space: nowrap; }
 .table { overflow-x: auto; margin-top: 1rem; }
+summary { margin-top: 1rem; cursor: pointer; font-size: 0.86rem; color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-size: 0.86rem; line-height: 1.4;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.9rem 0.3rem 0; border-bottom: 1px solid var(--line); text-align: left; }
@@ -179,7 +181,9 @@ def _table(rows: list[dict]) -> str:
         return "<tr>" + "".join(f"<{tag}{' class=number' * (c in numeric)}>{x}</{tag}>" for c, x in pairs) + "</tr>"
 
     body = "\n".join(line([_value(row.get(c)) for c in columns], "td") for row in rows)
-    return f'<div class="table"><table><thead>{line(list(map(escape, columns)), "th")}</thead>\n{body}</table></div>\n'
+    head = line(list(map(escape, columns)), "th")
+    table = f'<div class="table"><table><thead>{head}</thead>\n{body}</table></div>\n'
+    return table if len(rows) <= 8 else f"<details><summary>Table of {len(rows)} rows</summary>{table}</details>\n"
 
 
 def _value(value: Any) -> str:
@@ -201,7 +205,8 @@ def _value(value: Any) -> str:
 def _digits(number: float) -> str:
     """Three significant digits: 0.812, 12.3, 4120, 1.5 × 10⁻⁵."""
     if number == 0 or 1e-3 <= abs(number) < 1e5:
-        return f"{number:.0f}" if abs(number) >= 100 or number == 0 else f"{number:#.3g}"
+        text = f"{number:.0f}" if abs(number) >= 100 or number == 0 else f"{number:#.3g}"
+        return text.replace("-", "−")
     mantissa, exponent = f"{number:.1e}".split("e")
     return f"{mantissa} × 10<sup>{int(exponent)}</sup>".replace("-", "−")
 
@@ -211,7 +216,8 @@ def _with_spread(mean: float, spread: float) -> str:
     if not 1e-4 <= spread < 1e5:
         return f'{_digits(mean)} <span class="spread">± {_digits(spread)}</span>'
     decimals = max(0, 1 - math.floor(math.log10(spread)))
-    return f'{mean:.{decimals}f} <span class="spread">± {spread:.{decimals}f}</span>'
+    shown = f"{mean:.{decimals}f}".replace("-", "−")
+    return f'{shown} <span class="spread">± {spread:.{decimals}f}</span>'
 
 
 def _footer(run: Path, metrics: dict, stamp: dict) -> str:

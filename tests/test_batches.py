@@ -27,7 +27,7 @@ class Made:
             "s1": rng.normal(-12, 5, (2, 16, 16)).astype(np.float32),
             "s2": rng.integers(0, 256, (3, 8, 8)).astype(np.float32),
             "id": f"made/{index}",
-            "site": index // 2,
+            "place": index // 2,
         }
         if index == 3:
             del sample["s1"]
@@ -95,10 +95,10 @@ def test_preload_gives_the_same_samples(held):
     for index in range(10):
         sample, original = held[index], data[index]
         assert sample.keys() == original.keys()
-        for key in original.keys() - {"id", "site"}:
+        for key in original.keys() - {"id", "place"}:
             assert sample[key].dtype == original[key].dtype
             np.testing.assert_array_equal(sample[key], original[key])
-        assert (sample["id"], sample["site"]) == (original["id"], original["site"])
+        assert (sample["id"], sample["place"]) == (original["id"], original["place"])
 
 
 def test_a_preloaded_batch_is_what_collate_makes(held):

@@ -58,8 +58,8 @@ def test_a_sample_holds_both_sensors_and_the_flood(archive):
     assert sample["s2"].shape == (3, 256, 256)
     assert sample["s1"].dtype == sample["s2"].dtype == np.float32
     assert sample["s2"].flags.c_contiguous
-    assert sample["id"] == f"train/{sample['site']}/after"
-    stored = np.asarray(Image.open(image_path(archive, "s2", "train", "after", sample["site"])))
+    assert sample["id"] == f"train/{sample['place']}/after"
+    stored = np.asarray(Image.open(image_path(archive, "s2", "train", "after", sample["place"])))
     np.testing.assert_array_equal(sample["s2"], stored.transpose(2, 0, 1))  # band order B11, B08, B03 is kept
     assert (data.name, data.split, data.classes) == ("ombria", "train", ("dry", "flood"))
 
@@ -67,7 +67,7 @@ def test_a_sample_holds_both_sensors_and_the_flood(archive):
 def test_labels_exist_after_the_flood_only_and_ignore_the_wedge(archive):
     data = opened(archive)
     before, after = data[0], data[1]
-    assert (before["site"], before["id"][-6:], after["id"][-5:]) == (after["site"], "before", "after")
+    assert (before["place"], before["id"][-6:], after["id"][-5:]) == (after["place"], "before", "after")
     assert "label" not in before
     assert not after["valid"][:, :20].any()
     assert after["valid"][:, 20:].all()

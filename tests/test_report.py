@@ -63,6 +63,11 @@ def test_the_thumbnail_is_the_named_figure_and_has_a_description(report):
     assert 'src="01_good/figures/second_one.png" alt="Figure “second one” of the run: Radar &amp; optics"' in card
 
 
+def test_a_long_table_is_folded(report):
+    finish({"title": "t", "headline": {}, "table": [{"x": n} for n in range(9)]}, report / "01_good")
+    assert "<details><summary>Table of 9 rows</summary>" in cards(report)["01_good"]
+
+
 def test_a_failure_is_shown_with_its_message_and_its_notebook(report):
     card = cards(report)["02_failed"]
     assert card.startswith('<article class="failed">')
@@ -100,11 +105,12 @@ def test_an_absent_folder_is_an_error(tmp_path):
         (0.81249, "0.812"),
         (31.41592, "31.4"),
         (1234.5, "1234"),
-        (-0.25, "-0.250"),
+        (-0.25, "−0.250"),
         (1.5e-5, "1.5 × 10<sup>−5</sup>"),
         ([12.345, 2.0], '12.3 <span class="spread">± 2.0</span>'),
         ([4120.0, 130.0], '4120 <span class="spread">± 130</span>'),
         ([0.5, 0.0], '0.500 <span class="spread">± 0</span>'),
+        ([-1.0, 0.04], '−1.000 <span class="spread">± 0.040</span>'),
         ("<b>", "&lt;b&gt;"),
     ],
 )

@@ -52,7 +52,9 @@ def scenes() -> list[dict]:
 def test_every_file_has_the_published_name_size_type_and_grid(archive, table):
     assert len(table) == 10
     assert len(list(archive.rglob("*.tif"))) == 10 * (12 + 2 + 1)
-    for row in table:
+    for index, row in enumerate(table):
+        name = synthetic._names(index, 3, 120)
+        truth = render_scene([3, index], biome=name["biome"], day=name["day"], ascending=name["ascending"])
         tile, square, col, row_index = S2_NAME.fullmatch(row["patch_id"]).groups()
         scene, *place = S1_NAME.fullmatch(row["s1_name"]).groups()
         assert place == [square, str(int(col)), str(int(row_index))]
@@ -71,6 +73,7 @@ def test_every_file_has_the_published_name_size_type_and_grid(archive, table):
                 assert (file.crs.to_epsg(), (file.transform.c, file.transform.f)) == (epsg, corner)
                 assert (file.transform.a, file.transform.e) == (metres, -metres)
                 image = file.read(1)
+            assert np.array_equal(image, truth[path.stem.rsplit("_", 1)[1]])
             assert np.isfinite(image).all()
             assert image.min() != image.max() or "map" in path.name
             assert nodata is None or image.min() > 0
@@ -85,6 +88,7 @@ def test_files_have_the_same_header_as_real_ones(archive, real_data):
             for key in ("driver", "dtype", "nodata", "width", "height", "count", "tiled", "interleave"):
                 assert a.profile.get(key) == b.profile.get(key), (band, key)
             assert a.tags() == b.tags()
+            assert a.block_shapes == b.block_shapes
 
 
 def test_table_has_the_published_columns_and_true_labels(archive, table, real_data):

@@ -7,7 +7,10 @@ the dict. Readers import what they need (rasterio, pyarrow) only when their layo
 from importlib.util import find_spec
 from pathlib import Path
 
+from fmlib.data.batches import center_crop, collate, preload
 from fmlib.manifest import Manifest, data_root, list_manifests, load_manifest
+
+__all__ = ["center_crop", "choose_dataset", "collate", "find_datasets", "open_dataset", "preload"]
 
 MIN_PAIRS = 64  # fewer make no batch worth pretraining on
 PREFERRED = ("bigearthnet-v2", "ombria", "synthetic")

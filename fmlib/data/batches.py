@@ -23,7 +23,7 @@ def collate(samples: list[dict], names: list[str]) -> dict:
 
     Returns:
         Each sensor (B, C, H, W) float32, zeros where a sample lacks it, and left out where all samples lack it;
-        ``"present"``: sensor to (B,) bool; ``"id"``: list; ``"label"``, ``"map"`` and ``"valid"`` stacked where every
+        ``"present"``: sensor to (B,) bool; ``"id"`` and ``"place"``: lists; ``"label"``, ``"map"`` and ``"valid"`` stacked where every
         sample has one.
 
     Raises:
@@ -34,7 +34,12 @@ def collate(samples: list[dict], names: list[str]) -> dict:
     for key in STACKED:
         if all(key in sample for sample in samples):
             batch[key] = torch.as_tensor(np.stack([sample[key] for sample in samples]))
-    return batch | {"present": present, "id": [sample["id"] for sample in samples]}
+    return batch | {"present": present} | _names(samples)
+
+
+def _names(samples: list[dict]) -> dict[str, list[str]]:
+    """What the samples are called and where they lie; a sample that names no place is a place of its own."""
+    return {"id": [s["id"] for s in samples], "place": [s.get("place", s["id"]) for s in samples]}
 
 
 def _stack_sensor(samples: list[dict], name: str) -> Tensor:
@@ -85,7 +90,7 @@ class Preloaded:
         for key in STACKED:
             if key in self.arrays and self.present[key][indices].all():
                 batch[key] = torch.from_numpy(self.arrays[key][indices])
-        return batch | {"present": present, "id": [self.extras[i]["id"] for i in indices]}
+        return batch | {"present": present} | _names([self.extras[i] for i in indices])
 
     @property
     def nbytes(self) -> int:

@@ -23,7 +23,7 @@ class Ombria:
     """Sentinel-1 and Sentinel-2 patches of flooded sites, one sample per site and date.
 
     A sample is ``{"s1": (1, 256, 256), "s2": (3, 256, 256), "valid": (256, 256) bool, "id": "train/0012/after",
-    "site": "0012"}``, images float32 digital numbers from 0 to 255. After the flood it also has ``"label"``: (256, 256)
+    "place": "0012"}``, images float32 digital numbers from 0 to 255. After the flood it also has ``"label"``: (256, 256)
     uint8, 0 dry, 1 flood, 255 no data. Before the flood there is none: the mask says what the flood covered, not where
     permanent water stood, so "all dry" would be a wrong label.
 
@@ -98,7 +98,7 @@ class Ombria:
             modality.check(sample[name], str(self.path(name, date, site)))
         if date == "after":
             sample["label"] = np.where(valid, read_mask(self.path("s1", "mask", site)), IGNORE).astype(np.uint8)
-        return sample | {"valid": valid, "id": f"{self.folder}/{site}/{date}", "site": site}
+        return sample | {"valid": valid, "id": f"{self.folder}/{site}/{date}", "place": site}
 
     def path(self, sensor: str, kind: str, site: str) -> Path:
         """File of one site: `kind` is ``"before"``, ``"after"`` or ``"mask"``."""

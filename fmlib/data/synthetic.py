@@ -109,29 +109,29 @@ def _names(index: int, seed: int, size: int) -> dict:
 
 
 @lru_cache
-def _header(shape: tuple[int, int], dtype: str, metres: int, epsg: int, nodata: int | None) -> tuple[bytes, int]:
-    """What stands before the pixels in an uncompressed GeoTIFF, and where in it x and y of its corner are to be put.
+def _template(shape: tuple[int, int], dtype: str, metres: int, epsg: int, nodata: int | None) -> tuple[bytes, int, int]:
+    """An uncompressed GeoTIFF of one kind, and where in it the pixels, and x and y of its corner, are to be put.
 
-    Opening a file through GDAL takes longer than making the picture in it; so one file of each kind is written, in memory.
+    Opening a file through GDAL takes longer than filling it, so one of each kind is written, in memory.
     """
     grid = {"crs": CRS.from_epsg(epsg), "transform": Affine(metres, 0, 1.25, 0, -metres, 2.75)}
-    height, width = shape
+    marks = (np.arange(shape[0] * shape[1]) % 241 + 1).astype(dtype).reshape(shape)
     with MemoryFile() as memory:
         with memory.open(
-            driver="GTiff", count=1, height=height, width=width, dtype=dtype, nodata=nodata, **grid
+            driver="GTiff", count=1, height=shape[0], width=shape[1], dtype=dtype, nodata=nodata, **grid
         ) as file:
-            file.write(np.zeros(shape, dtype), 1)
+            file.write(marks, 1)
         whole = memory.read()
-    header = whole[: len(whole) - height * width * np.dtype(dtype).itemsize]
-    return header, header.index(struct.pack("<2d", 1.25, 2.75))
+    return whole, whole.index(marks.tobytes()), whole.index(struct.pack("=2d", 1.25, 2.75))
 
 
 def _write_band(path: Path, image: np.ndarray, name: dict, metres: int, nodata: int | None = None) -> None:
     """One band as an uncompressed GeoTIFF on the grid of its patch."""
-    header, at = _header(image.shape, image.dtype.name, metres, name["epsg"], nodata)
-    corner = struct.pack("<2d", name["west"], name["north"])
-    little_endian = image.astype(image.dtype.newbyteorder("<"))
-    path.write_bytes(header[:at] + corner + header[at + 16 :] + little_endian.tobytes())
+    whole, pixels, corner = _template(image.shape, image.dtype.name, metres, name["epsg"], nodata)
+    whole = bytearray(whole)
+    whole[pixels : pixels + image.nbytes] = image.tobytes()
+    whole[corner : corner + 16] = struct.pack("=2d", name["west"], name["north"])
+    path.write_bytes(whole)
 
 
 def _write_map(path: Path, codes: np.ndarray, name: dict) -> None:

@@ -98,9 +98,9 @@ def show_pairs(
         per_sample * ncols,
         _aspect(samples, modalities),
         breaks=range(per_sample, per_sample * ncols, per_sample),
-        top=0.56,
+        top=0.68,
         bottom=0.48 + 0.25 * bool(maps),
-        row_gap=1.02,
+        row_gap=1.14,
     )
     for panels, sample in zip(axes.reshape(-1, per_sample), samples, strict=False):
         for ax, modality in zip(panels, modalities.values(), strict=False):
@@ -109,7 +109,7 @@ def show_pairs(
             _draw_label_map(panels[-1], sample.get("label"), names)
         room = panel_width(panels[0]) * per_sample
         title = wrap(f"{sample.get('id', '')}", room, 8, 1) + "\n"
-        title += wrap(label_text(sample.get("label"), classes), room, SMALL, 1)
+        title += wrap(label_text(sample.get("label"), classes), room, SMALL, 2)
         panels[0].annotate(title, (0, 1), (0, 14), "axes fraction", "offset points", fontsize=8, va="bottom")
     for ax in axes.reshape(-1)[per_sample * len(samples) :]:
         ax.set_visible(False)
