@@ -166,30 +166,25 @@ def wrong_partner(places: Sequence[str]) -> Tensor:
 
 @torch.no_grad()
 def baseline_errors(model: nn.Module, images: dict[str, Tensor], mask_ratio: float = 0.75, seed: int = 0) -> list[dict]:
-    """Relative errors of guesses that need no model, with the masks of `partner_test`.
+    """Relative errors of predictions that need no model, with the masks of `partner_test`.
 
-    ``"data set mean"`` is one colour for everything, ``"image mean"`` the mean of the visible patches of the image,
+    ``"data set mean"`` is one colour for everything, ``"image mean"`` the mean of the image's visible patches,
     ``"patch mean"`` each removed patch's own mean: an oracle, 1 by definition.
+
+    Returns:
+        One row a prediction: {"prediction": its name, sensor: relative error, …}.
     """
-    rows = []
+    rows = {label: {"prediction": label} for label in ("data set mean", "image mean", "patch mean")}
     for name, image in images.items():
         mask = partner_masks(model, name, len(image), mask_ratio, seed)[name]
-        patches = model.embed[name].patches(image)
-        bands = patches.unflatten(-1, (model.embed[name].modality.in_chans, -1))  # (N, L, C, p·q)
-        true = gather_tokens(patches, mask.ids_remove).unflatten(-1, bands.shape[-2:])
-        visible = gather_tokens(patches, mask.ids_keep).unflatten(-1, bands.shape[-2:])
+        bands = model.embed[name].patches(image).unflatten(-1, (model.embed[name].modality.in_chans, -1))
+        true, visible = (gather_tokens(bands.flatten(2), ids) for ids in (mask.ids_remove, mask.ids_keep))
+        true, visible = true.unflatten(-1, bands.shape[2:]), visible.unflatten(-1, bands.shape[2:])  # (N, ·, C, p·q)
         own = true.mean(-1, keepdim=True)
-        guesses = {
-            "data set mean": torch.zeros(()),
-            "image mean": visible.mean((1, 3), keepdim=True),
-            "patch mean": own,
-        }
-        flat = (true - own).square().sum()
-        rows += [
-            {"sensor": name, "partner": label, "error": float((true - guess).square().sum() / flat)}
-            for label, guess in guesses.items()
-        ]
-    return rows
+        guesses = (torch.zeros(()), visible.mean((1, 3), keepdim=True), own)
+        for label, guess in zip(rows, guesses, strict=True):
+            rows[label][name] = float((true - guess).square().sum() / (true - own).square().sum())
+    return list(rows.values())
 
 
 def summarise(rows: Sequence[dict], by: Sequence[str], value: str = "error") -> list[dict]:

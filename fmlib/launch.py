@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 from fmlib.progress import watched
@@ -16,7 +17,18 @@ from fmlib.resume import read_log, read_validation
 from fmlib.train import only_train_params, read_params
 from fmlib.weights import write_beside
 
-__all__ = ["launch", "only_train_params", "read_log", "read_validation"]  # all a notebook needs to train
+__all__ = ["grid", "launch", "only_train_params", "read_log", "read_validation"]  # all a notebook needs to train
+
+
+def grid(settings: dict, **choices) -> list[dict]:
+    """Every combination of choices as the parameters of a run, each in a folder of its own.
+
+    Args:
+        settings: what all runs share; their folders lie in ``settings["out"]``, named by their choices.
+        choices: values by parameter name, e.g. ``fusion=["xad", "xaed"], seed=range(3)``.
+    """
+    combinations = [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+    return [settings | c | {"out": f"{settings['out']}/{'-'.join(map(str, c.values()))}"} for c in combinations]
 
 
 def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:

@@ -139,6 +139,16 @@ def keep_all(grids: dict[str, Grid], batch_size: int, present: dict[str, Tensor]
     }
 
 
+def examples(grids: dict[str, Grid], mask_ratio: float = 0.75, seed: int = 0) -> dict[str, dict[str, Tensor]]:
+    """One mask of each strategy, and one of removed blocks, for pictures: {strategy: {sensor: (rows, cols)}}."""
+    looks = {strategy: {"strategy": strategy} for strategy in STRATEGIES} | {"blocks": {"block_size": 3}}
+    pictures = {}
+    for look, options in looks.items():
+        masks = draw_masks(grids, 1, mask_ratio=mask_ratio, generator=torch.Generator().manual_seed(seed), **options)
+        pictures[look] = {name: mask.mask[0].unflatten(0, grids[name]) for name, mask in masks.items()}
+    return pictures
+
+
 # -- parts ------------------------------------------------------------------------------------------------------
 
 

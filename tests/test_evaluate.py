@@ -7,9 +7,12 @@ from torch import nn
 
 from fmlib.evaluate import (
     baseline_errors,
+    partner_gains,
     partner_masks,
+    partner_pictures,
     partner_test,
     reconstruction_error,
+    summarise,
     with_partner,
     wrong_partner,
 )
@@ -58,11 +61,39 @@ def test_relative_error_means_what_it_says(norm_target, blend, error):
 
 def test_baselines_in_their_order():
     x = {n: v + 3 for n, v in images(two_sensors(), batch=6).items()}  # far from the data set's mean of 0
-    rows = {(r["sensor"], r["partner"]): r["error"] for r in baseline_errors(Oracle(1.0), x)}
+    rows = {row["prediction"]: row for row in baseline_errors(Oracle(1.0), x)}
     for name in x:
-        assert rows[name, "patch mean"] == pytest.approx(1, abs=1e-6)
-        assert 1 < rows[name, "image mean"] < 1.1  # noise has no structure to lose
-        assert rows[name, "data set mean"] > 5
+        assert rows["patch mean"][name] == pytest.approx(1, abs=1e-6)
+        assert 1 < rows["image mean"][name] < 1.1  # noise has no structure to lose
+        assert rows["data set mean"][name] > 5
+
+
+def test_gains_are_taken_within_each_run():
+    errors = {
+        (0, "true"): 0.5,
+        (0, "wrong"): 0.7,
+        (0, "none"): 0.6,
+        (1, "true"): 0.8,
+        (1, "wrong"): 1.0,
+        (1, "none"): 0.9,
+    }
+    rows = [{"fusion": "xad", "sensor": "s1", "seed": s, "partner": p, "error": e} for (s, p), e in errors.items()]
+    [gain] = partner_gains(rows)
+    assert gain["gain"] == pytest.approx([0.2, 0.0], abs=1e-12)  # though the runs differ by 0.3
+    assert gain["true partner"] == pytest.approx([0.65, 0.2121], abs=1e-4)
+    [row] = summarise(rows[:1], ("fusion",))
+    assert (row["error"], row["std"], row["runs"]) == (0.5, 0.0, 1)
+
+
+def test_pictures_show_what_was_tested():
+    model = fusmae("nano", two_sensors(), img_size=32, fusion="xad").eval()
+    x = images(two_sensors(), batch=6)
+    pictures = partner_pictures(model, x, PLACES, "s1", [0, 5])
+    assert torch.equal(pictures["target"], x["s1"][[0, 5]])
+    assert torch.equal(pictures["wrong_partner"], x["s2"][wrong_partner(PLACES)[[0, 5]]])
+    kept = pictures["mask"].repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand(-1, 2, -1, -1) == 0
+    for prediction in pictures["predictions"].values():
+        assert torch.allclose(prediction[kept], pictures["target"][kept], atol=1e-5)
 
 
 def test_a_wrong_partner_is_always_of_another_place():

@@ -220,7 +220,7 @@ def test_values_out_of_range_are_clipped():
 
 
 def test_sizes_follow_the_papers_family():
-    """ViT-S with cross-attention in the encoder has 22.2 M encoder parameters, plain 21.6 M less its patch projection."""
+    """The encoder of ViT-S with the cross-attention block has 22.2 M parameters at patch 8."""
     model = fusmae("small", two_sensors(), fusion="xae")
     encoder = sum(p.numel() for n, p in model.named_parameters() if not n.startswith("decoders"))
     assert encoder / 1e6 == pytest.approx(22.2, abs=0.1)

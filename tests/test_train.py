@@ -173,7 +173,8 @@ def test_it_trains_without_the_packages_a_gpu_image_lacks(archive, tmp_path):
     """fmlib.train and what it needs import without rasterio, pyarrow, papermill and ipywidgets."""
     code = (
         "import sys\n"
-        "for name in ('rasterio', 'pyarrow', 'papermill', 'ipywidgets', 'nbconvert', 'scipy'): sys.modules[name] = None\n"
+        "for name in ('rasterio', 'pyarrow', 'scipy', 'papermill', 'nbconvert', 'ipywidgets'):\n"
+        "    sys.modules[name] = None\n"
         "import fmlib.evaluate\nfrom fmlib.train import main\nmain([sys.argv[1], '--steps=1'])\n"
     )
     (tmp_path / "p.json").write_text(json.dumps(params(archive, tmp_path / "run")))

@@ -23,8 +23,8 @@ def collate(samples: list[dict], names: list[str]) -> dict:
 
     Returns:
         Each sensor (B, C, H, W) float32, zeros where a sample lacks it, and left out where all samples lack it;
-        ``"present"``: sensor to (B,) bool; ``"id"`` and ``"place"``: lists; ``"label"``, ``"map"`` and ``"valid"`` stacked where every
-        sample has one.
+        ``"present"``: sensor to (B,) bool; ``"id"`` and ``"place"``: lists; ``"label"``, ``"map"`` and ``"valid"``
+        stacked where every sample has one.
 
     Raises:
         ValueError: images of one sensor differ in shape; the samples are named.

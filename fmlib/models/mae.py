@@ -134,6 +134,7 @@ def initialise(module: nn.Module):
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     import os
+
     if isinstance(module, Attention) and os.environ.get("MIM"):
         width = module.q.out_features
         module.kv.weight.data[:width] = module.q.weight.data

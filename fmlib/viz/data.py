@@ -12,7 +12,7 @@ from scipy import stats
 from ..modality import Modality
 from ..quality import to_power
 from .images import draw_image
-from .style import LINE_STYLES, MARKERS, OKABE_ITO, ONE_COLUMN, SMALL, bare, charts, to_numpy, wrap
+from .style import LINE_STYLES, MARKERS, OKABE_ITO, ONE_COLUMN, SMALL, bare, charts, settle, to_numpy, wrap
 
 
 def band_histograms(values: Mapping[str, np.ndarray], modalities: Mapping[str, Modality], bins: int = 80) -> Figure:
@@ -48,7 +48,7 @@ def band_histograms(values: Mapping[str, np.ndarray], modalities: Mapping[str, M
         normal.set_ylim(bottom=0)
         columns = 1 + (modality.in_chans > 6)
         normal.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=SMALL, ncols=columns, labelspacing=0.25)
-    return fig
+    return settle(fig)
 
 
 def _edges(low: float, high: float, bins: int, lattice: bool) -> np.ndarray:
@@ -107,7 +107,7 @@ def speckle(
     if modality.unit != "dB":
         right.set_title(f"{modality.unit}: a relative scale, so not the sensor's looks", fontsize=SMALL + 0.5)
     right.legend(loc="upper right")
-    return fig
+    return settle(fig)
 
 
 def label_counts(counts: Sequence[float], classes: Sequence[str], unit: str = "samples") -> Figure:
@@ -137,7 +137,7 @@ def label_counts(counts: Sequence[float], classes: Sequence[str], unit: str = "s
     ax.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.set_xlabel(f"number of {unit}")
-    return fig
+    return settle(fig)
 
 
 def mutual_information_curve(shifts: Sequence[float], curves: Mapping[str, np.ndarray], unit: str = "pixels") -> Figure:
@@ -164,4 +164,4 @@ def mutual_information_curve(shifts: Sequence[float], curves: Mapping[str, np.nd
     ax.set(xlabel=f"shift ({unit})", ylabel="normalised mutual information (1)")
     ax.set_ylim(bottom=0)
     ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, borderaxespad=0.2)
-    return fig
+    return settle(fig)

@@ -56,7 +56,7 @@ def figure(width: float, height: float, **options) -> Figure:
 
 
 def charts(rows: int, cols: int, height: float, width: float = TWO_COLUMNS, **options) -> tuple[Figure, np.ndarray]:
-    """A figure of line charts, laid out so that no text overlaps.
+    """A figure for charts; `settle` it when it is drawn, so that no text overlaps.
 
     Args:
         rows, cols: number of panels.
@@ -69,6 +69,17 @@ def charts(rows: int, cols: int, height: float, width: float = TWO_COLUMNS, **op
     """
     fig = figure(width, height, layout="constrained")
     return fig, fig.subplots(rows, cols, squeeze=False, **options)
+
+
+def settle(fig: Figure) -> Figure:
+    """Lay a finished chart out once and for all.
+
+    Every layout starts from the last one and may move it by a hair, so a figure shown and then saved would differ from
+    one saved at once.
+    """
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")
+    return fig
 
 
 def image_panels(

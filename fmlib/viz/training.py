@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..modality import Modality
-from .style import LINE_STYLES, MARKERS, OKABE_ITO, SMALL, charts
+from .style import LINE_STYLES, MARKERS, OKABE_ITO, SMALL, charts, settle
 
 Records = Sequence[Mapping[str, float]]
 
@@ -49,7 +49,7 @@ def loss_curves(
     ax.xaxis.set_major_locator(plt.MaxNLocator(6, integer=True))
     ax.grid(axis="y")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=SMALL)
-    return fig
+    return settle(fig)
 
 
 def series(records: Records, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +97,7 @@ def partner_errors(
     axes[0, 0].set_ylabel(ylabel)
     axes[0, 0].set_ylim(0, 1.05 * axes[0, 0].get_ylim()[1])
     _shared_legend(fig, axes[0])
-    return fig
+    return settle(fig)
 
 
 def _interval(rows) -> np.ndarray:
