@@ -1,7 +1,5 @@
 """Made scenes: what their images show is physical, learnable across sensors, and repeatable."""
 
-import re
-
 import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
@@ -11,9 +9,6 @@ from fmlib.data.parcels import subdivide
 from fmlib.data.radar import LOOKS, speckle
 from fmlib.data.scenes import render_scene
 from fmlib.data.sensors import BANDS
-
-S2_NAME = re.compile(r"(S2[AB]_MSIL2A_\d{8}T\d{6}_N9999_R\d{3}_T(\d{2}[A-Z]{3}))_(\d{2})_(\d{2})")
-S1_NAME = re.compile(r"(S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6})_(\d{2}[A-Z]{3})_(\d{1,2})_(\d{1,2})")
 
 
 def ndvi(scene: dict) -> np.ndarray:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 
-from fmlib.data import synthetic
+from fmlib.data import open_dataset, synthetic
 from fmlib.data.biomes import BIOMES
 from fmlib.data.scenes import CLASS_OF, classes_of, render_scene
 from fmlib.data.sensors import BANDS, NATIVE
@@ -200,4 +200,17 @@ def test_missing_scenes_have_no_radar_folder(tmp_path):
 
 def test_archive_with_clouds_says_so(tmp_path):
     root = generate(tmp_path / "made", 2, size=24, clouds=0.3)
-    assert all(row["contains_cloud_or_shadow"] for row in pq.read_table(root / "metadata.parquet").to_pylist())
+    assert pq.read_table(root / "metadata.parquet").num_rows == 0
+    cloudy = pq.read_table(root / "metadata_for_patches_with_snow_cloud_or_shadow.parquet")
+    assert cloudy["contains_cloud_or_shadow"].to_pylist() == [True, True]
+    assert cloudy.schema == pq.read_schema(root / "metadata.parquet")
+
+
+def test_the_reader_opens_what_is_made(tmp_path):
+    generate(tmp_path / "synthetic", 5, missing=0.2)
+    kept = open_dataset("synthetic", "train", root=tmp_path, on_missing="keep")
+    whole = open_dataset("synthetic", "train", root=tmp_path, on_missing="skip")
+    assert len(kept) == 3
+    assert len(whole) >= 2
+    assert whole[0]["s1"].shape == (2, 120, 120)
+    assert whole[0]["s2"].shape == (12, 120, 120)

@@ -24,8 +24,8 @@ class Ombria:
 
     A sample is ``{"s1": (1, 256, 256), "s2": (3, 256, 256), "valid": (256, 256) bool, "id": "train/0012/after",
     "place": "0012"}``, images float32 digital numbers from 0 to 255. After the flood it also has ``"label"``:
-    (256, 256) uint8, 0 dry, 1 flood, 255 no data. Before the flood there is none: the mask says what the flood covered, not where
-    permanent water stood, so "all dry" would be a wrong label.
+    (256, 256) uint8, 0 dry, 1 flood, 255 no data. Before the flood there is none: the mask says what the flood
+    covered, not where permanent water stood, so "all dry" would be a wrong label.
 
     `valid` is False where all three Sentinel-2 bands are 0, the wedges that the edge of an acquisition leaves. On the
     published images every patch of 255 wider than speckle in Sentinel-1 lies inside such a wedge, so one rule serves

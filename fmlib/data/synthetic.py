@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import rasterio
 from rasterio import Affine
@@ -80,7 +81,7 @@ def _names(index: int, seed: int, size: int) -> dict:
     """Where scene `index` lies and what it is called."""
     biome, slot, turn = list(BIOMES)[index % 6], index % 5, index // 30
     tile, country, taken = TILES[biome][slot]
-    steps = 109_800 // (10 * size)
+    steps = min(109_800 // (10 * size), 99)  # an index has two digits
     if turn >= steps**2:
         raise ValueError(
             f"count {index + 1}: a tile holds {steps**2} scenes of {size} pixels; ask for {30 * steps**2} at most"
@@ -190,9 +191,10 @@ def generate(
         root: folder of the archive, made if absent.
         count: number of scenes.
         seed: 0 or above; another seed gives other landscapes.
-        size: side of the 10 m images in pixels, a multiple of 6; BigEarthNet has 120.
+        size: side of the 10 m images in pixels, a multiple of 6; the reader of BigEarthNet wants 120.
         shift: (rows, cols) in whole pixels between radar and optical image; see `render_scene`.
-        clouds: share of each optical image under cloud, 0..1; the table then says ``contains_cloud_or_shadow``.
+        clouds: share of each optical image under cloud, 0..1; above 0 the scenes are listed, as BigEarthNet lists such
+            patches, in the table for snow and cloud, which readers leave out unless asked.
         missing: share of scenes without radar images, 0..1; their ``s1_name`` leads to no folder.
         jobs: processes; one a processor if not given.
 
@@ -216,7 +218,7 @@ def generate(
     try:
         lost = set(np.random.default_rng([seed, 10**6]).permutation(count)[: round(missing * count)].tolist())
         rows = _run([(part, index, seed, size, tuple(shift), clouds, index in lost) for index in range(count)], jobs)
-        pq.write_table(pa.Table.from_pylist(rows), part / "metadata.parquet")
+        _write_tables(part, rows)
         (part / "scenes.json").write_text(json.dumps(settings, indent=2) + "\n")
         if root.is_dir() and not any(root.iterdir()):
             root.rmdir()
@@ -225,6 +227,14 @@ def generate(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return root
+
+
+def _write_tables(part: Path, rows: list[dict]) -> None:
+    """The table of clear scenes, and the one of cloudy scenes; either may be empty."""
+    table = pa.Table.from_pylist(rows)
+    for file, cloudy in (("metadata", False), ("metadata_for_patches_with_snow_cloud_or_shadow", True)):
+        chosen = pc.equal(table["contains_cloud_or_shadow"], cloudy)
+        pq.write_table(table.filter(chosen), part / f"{file}.parquet")
 
 
 def _run(tasks: list[tuple], jobs: int | None) -> list[dict]:
