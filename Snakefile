@@ -11,7 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from fmlib.data.synthetic import VERSION
+from fmlib.scenes.archive import VERSION
 from fmlib.params import profile_params
 from fmlib.run import run_key
 

@@ -113,7 +113,7 @@ def _show(manifest) -> None:
 
 
 def _scenes(args: argparse.Namespace) -> None:
-    from fmlib.data.synthetic import generate
+    from fmlib.scenes import generate
 
     options = {name: getattr(args, name) for name in ("size", "clouds", "missing", "jobs")}
     print(f"{args.count} scenes in {generate(args.folder, args.count, args.seed, **options)}")

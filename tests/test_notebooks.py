@@ -119,7 +119,7 @@ def test_a_profile_speaks_of_notebooks_and_parameters_that_exist(profile):
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> Path:
     """A data root with the few made scenes of the smoke profile."""
-    from fmlib.data.synthetic import generate
+    from fmlib.scenes import generate
 
     root = tmp_path_factory.mktemp("data")
     asked = tomllib.loads((FOLDER / "profiles" / "smoke.toml").read_text())["scenes"]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
 
-from fmlib.data.biomes import BIOMES, COVER
-from fmlib.data.parcels import subdivide
-from fmlib.data.radar import LOOKS, speckle
-from fmlib.data.scenes import render_scene
-from fmlib.data.sensors import BANDS
+from fmlib.scenes.biomes import BIOMES, COVER
+from fmlib.scenes.parcels import subdivide
+from fmlib.scenes.radar import LOOKS, speckle
+from fmlib.scenes.render import render_scene
+from fmlib.scenes.sensors import BANDS
 
 
 def ndvi(scene: dict) -> np.ndarray:

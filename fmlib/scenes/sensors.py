@@ -1,7 +1,7 @@
 """What light and radar waves meet: the spectrum, backscatter and warmth of each cover.
 
-Optical (`fmlib.data.optical`): covers are mixtures of leaves and ground (linear spectral mixing), lit by the sun over
-the relief and blurred by the sensor. Radar (`fmlib.data.radar`): a layer of vegetation over soil (water-cloud model,
+Optical (`fmlib.scenes.optical`): covers are mixtures of leaves and ground (linear spectral mixing), lit by the sun over
+the relief and blurred by the sensor. Radar (`fmlib.scenes.radar`): a layer of vegetation over soil (water-cloud model,
 Attema and Ulaby 1978), corner reflectors in towns, slopes that face the radar, and speckle. The two share the
 landscape, yet each depends on things the other does not see: flowering, straw and roof colours on one side; roughness,
 row direction and plant structure on the other.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmlib.data.biomes import COVER, COVERS
+from fmlib.scenes.biomes import COVER, COVERS
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 NATIVE = dict(zip(BANDS, (60, 10, 10, 10, 20, 20, 20, 10, 20, 60, 20, 20), strict=True))  # metres

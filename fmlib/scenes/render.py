@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from fmlib.data.biomes import BIOMES
-from fmlib.data.landscape import make_landscape
-from fmlib.data.optical import add_clouds, reflectance, sample_bands, sun, temperature
-from fmlib.data.radar import LOOKS, backscatter, speckle
-from fmlib.data.sensors import to_pixels
+from fmlib.scenes.biomes import BIOMES
+from fmlib.scenes.landscape import make_landscape
+from fmlib.scenes.optical import add_clouds, reflectance, sample_bands, sun, temperature
+from fmlib.scenes.radar import LOOKS, backscatter, speckle
+from fmlib.scenes.sensors import to_pixels
 
 MAX_SHIFT = 8  # pixels
 PAD = MAX_SHIFT + 4  # pixels of landscape around a scene: for shifts, shadows and blur
@@ -69,7 +69,7 @@ def render_scene(
     Returns:
         The 12 optical bands by name, uint16 reflectance × 10,000, `size`, `size / 2` or `size / 6` pixels wide; and,
         all (size, size): "VV" and "VH", float32 dB; "VV_clean" and "VH_clean", the same without speckle; "map", uint16
-        CLC level-3 codes; "cover", uint8 index into `fmlib.data.biomes.COVERS`; "cloud", bool; "thermal", float32
+        CLC level-3 codes; "cover", uint8 index into `fmlib.scenes.biomes.COVERS`; "cloud", bool; "thermal", float32
         kelvin; "elevation", float32 metres.
 
     Raises:

@@ -3,10 +3,10 @@
 import numpy as np
 from scipy import ndimage
 
-from fmlib.data.biomes import CROPS
-from fmlib.data.landscape import CELL, Landscape
-from fmlib.data.parcels import coarse, fractal
-from fmlib.data.sensors import ROOFS, WATERS, is_cover, lookup, to_pixels
+from fmlib.scenes.biomes import CROPS
+from fmlib.scenes.landscape import CELL, Landscape
+from fmlib.scenes.parcels import coarse, fractal
+from fmlib.scenes.sensors import ROOFS, WATERS, is_cover, lookup, to_pixels
 
 LOOKS = 4.4  # equivalent number of looks of a Sentinel-1 IW GRD image (product specification)
 INCIDENCE = np.radians(39.0)  # middle of the swath

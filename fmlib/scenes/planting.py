@@ -3,9 +3,9 @@
 import numpy as np
 from scipy import ndimage
 
-from fmlib.data.biomes import BLOOM, COVER, COVERS, CROPS, drought, grow, leaves
-from fmlib.data.parcels import coarse, fractal, moments
-from fmlib.data.sensors import WATERS, is_cover
+from fmlib.scenes.biomes import BLOOM, COVER, COVERS, CROPS, drought, grow, leaves
+from fmlib.scenes.parcels import coarse, fractal, moments
+from fmlib.scenes.sensors import WATERS, is_cover
 
 COVER_OF = {
     111: "garden", 112: "garden", 121: "yard", 221: "vine", 222: "orchard", 223: "olive", 231: "grass", 244: "grass",

@@ -28,9 +28,9 @@ from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 from tqdm import tqdm
 
-from fmlib.data.biomes import BIOMES
-from fmlib.data.scenes import check_scene, classes_of, render_scene
-from fmlib.data.sensors import BANDS, NATIVE
+from fmlib.scenes.biomes import BIOMES
+from fmlib.scenes.render import check_scene, classes_of, render_scene
+from fmlib.scenes.sensors import BANDS, NATIVE
 
 VERSION = 1  # of the pictures: raise it when equal arguments give other pixels
 SPLITS = ("train", "validation", "train", "test", "train")  # by tile

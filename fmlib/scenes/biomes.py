@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# What can cover a cell; the index is what `Landscape.cover` holds. Their physics: `fmlib.data.sensors.PHYSICS`.
+# What can cover a cell; the index is what `Landscape.cover` holds. Their physics: `fmlib.scenes.sensors.PHYSICS`.
 COVERS = (
     "lake", "river", "sea", "wheat", "rape", "maize", "beet", "ley", "sunflower", "grass", "orchard", "vine", "olive",
     "broadleaf", "conifer", "shrub", "heath", "bog", "reed", "saltmarsh", "alpine_grass", "rock", "snow", "sand",

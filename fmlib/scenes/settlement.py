@@ -3,9 +3,9 @@
 import numpy as np
 from scipy import ndimage
 
-from fmlib.data.biomes import COVER, leaves
-from fmlib.data.parcels import borders, coarse, fractal, moments, some_borders, subdivide, widen
-from fmlib.data.sensors import WATERS, is_cover
+from fmlib.scenes.biomes import COVER, leaves
+from fmlib.scenes.parcels import borders, coarse, fractal, moments, some_borders, subdivide, widen
+from fmlib.scenes.sensors import WATERS, is_cover
 
 HOUSE, HALL = 26.0, 240.0  # cells of a lot: 650 m² for a house, 6,000 m² for a hall
 

@@ -2,7 +2,7 @@
 
 Relief, rivers, lakes and coasts come first; roads cut the land into blocks; blocks become zones of the CORINE legend;
 zones are cut into parcels, and each parcel is given a crop, a stage of growth, a soil moisture and a roughness. The
-zones are the reference map; the covers are what the sensors of `fmlib.data.sensors` see.
+zones are the reference map; the covers are what the sensors of `fmlib.scenes.sensors` see.
 """
 
 from dataclasses import dataclass, replace
@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from fmlib.data.biomes import BIOMES, COVER, Biome
-from fmlib.data.parcels import coarse, fractal, meander, subdivide, wavy_side
-from fmlib.data.planting import mix_covers, plant, raise_heights
-from fmlib.data.settlement import build_farms, build_town, draw_lines
+from fmlib.scenes.biomes import BIOMES, COVER, Biome
+from fmlib.scenes.parcels import coarse, fractal, meander, subdivide, wavy_side
+from fmlib.scenes.planting import mix_covers, plant, raise_heights
+from fmlib.scenes.settlement import build_farms, build_town, draw_lines
 
 CELL = 5.0  # metres; half a Sentinel pixel, so that borders fall inside pixels and mix there
 HECTARE = 1e4 / CELL**2  # cells

@@ -5,9 +5,9 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from fmlib.data.landscape import CELL, Landscape
-from fmlib.data.parcels import coarse, fractal
-from fmlib.data.sensors import BANDS, COVERS, ENDMEMBERS, INDEX, NATIVE, PHYSICS, is_cover, lookup, to_pixels
+from fmlib.scenes.landscape import CELL, Landscape
+from fmlib.scenes.parcels import coarse, fractal
+from fmlib.scenes.sensors import BANDS, COVERS, ENDMEMBERS, INDEX, NATIVE, PHYSICS, is_cover, lookup, to_pixels
 
 # How brightness in each band follows a parcel's greenness and wetness (rows 1 and 2 of `Landscape.tone`).
 GREENNESS = (-0.6, -0.6, -0.2, -1.0, -0.5, 0.4, 0.6, 0.6, 0.6, 0.6, 0.0, -0.2)
