@@ -57,6 +57,7 @@ def sincos_positions(dim: int, grid: Pair) -> Tensor:
     if dim % 4:
         raise ValueError(f"sine-cosine positions need a width divisible by 4, got {dim}")
     import os
+
     omega = float(os.environ.get("TEMP", 1e4)) ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     row, col = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [place.reshape(-1, 1) * omega for place in (col, row)]  # columns first, as in MAE's tables

@@ -1,7 +1,6 @@
 """The index of a report: one page with a card for each run, made from the files that the runs left."""
 
 import json
-import math
 import tomllib
 from datetime import UTC, datetime
 from html import escape
@@ -10,6 +9,7 @@ from typing import Any
 
 from fmlib.render import BASE_CSS, render_math
 from fmlib.run import repository
+from fmlib.tables import html_table, html_value
 
 INDEX_CSS = """
 main, header { max-width: 72rem; margin: 0 auto; padding: 0 1.25rem; }
@@ -165,59 +165,15 @@ def _picture(run: Path, metrics: dict, title: str) -> str:
 def _headline(headline: dict) -> str:
     def item(label: str, value: Any) -> str:
         words = ' class="words"' if isinstance(value, str) else ""
-        return f"<div><dt>{escape(label)}</dt><dd{words}>{_value(value)}</dd></div>"
+        return f"<div><dt>{escape(label)}</dt><dd{words}>{html_value(value)}</dd></div>"
 
     return f"<dl>{''.join(item(k, v) for k, v in headline.items())}</dl>\n" if headline else ""
 
 
 def _table(rows: list[dict]) -> str:
-    if not rows:
-        return ""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    numeric = {c for c in columns if not any(isinstance(row.get(c), str) for row in rows)}
-
-    def line(cells: list[str], tag: str) -> str:
-        pairs = zip(columns, cells, strict=True)
-        return "<tr>" + "".join(f"<{tag}{' class=number' * (c in numeric)}>{x}</{tag}>" for c, x in pairs) + "</tr>"
-
-    body = "\n".join(line([_value(row.get(c)) for c in columns], "td") for row in rows)
-    head = line(list(map(escape, columns)), "th")
-    table = f'<div class="table"><table><thead>{head}</thead>\n{body}</table></div>\n'
-    return table if len(rows) <= 8 else f"<details><summary>Table of {len(rows)} rows</summary>{table}</details>\n"
-
-
-def _value(value: Any) -> str:
-    """A number with three significant digits, a mean with its spread, or text."""
-    match value:
-        case None:
-            return "–"
-        case bool() | str():
-            return escape(str(value))
-        case int():
-            return f"{value:,}".replace(",", "\u202f")
-        case float():
-            return _digits(value)
-        case [int() | float() as mean, int() | float() as spread]:
-            return _with_spread(mean, spread)
-    return escape(json.dumps(value, ensure_ascii=False))
-
-
-def _digits(number: float) -> str:
-    """Three significant digits: 0.812, 12.3, 4120, 1.5 × 10⁻⁵."""
-    if number == 0 or 1e-3 <= abs(number) < 1e5:
-        text = f"{number:.0f}" if abs(number) >= 100 or number == 0 else f"{number:#.3g}"
-        return text.replace("-", "−")
-    mantissa, exponent = f"{number:.1e}".split("e")
-    return f"{mantissa} × 10<sup>{int(exponent)}</sup>".replace("-", "−")
-
-
-def _with_spread(mean: float, spread: float) -> str:
-    """Two significant digits of the spread, and as many decimals of the mean: 0.812 ± 0.013."""
-    if not 1e-4 <= spread < 1e5:
-        return f'{_digits(mean)} <span class="spread">± {_digits(spread)}</span>'
-    decimals = max(0, 1 - math.floor(math.log10(spread)))
-    shown = f"{mean:.{decimals}f}".replace("-", "−")
-    return f'{shown} <span class="spread">± {spread:.{decimals}f}</span>'
+    if not rows or len(rows) <= 8:
+        return html_table(rows) if rows else ""
+    return f"<details><summary>Table of {len(rows)} rows</summary>{html_table(rows)}</details>\n"
 
 
 def _footer(run: Path, metrics: dict, stamp: dict) -> str:

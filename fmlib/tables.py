@@ -5,6 +5,8 @@ import math
 from html import escape
 from typing import Any
 
+NUMBER, TEXT = " class=number", ' style="text-align: left"'  # JupyterLab would right-align text
+
 
 class Table:
     """Rows that a notebook shows as a table.
@@ -27,7 +29,7 @@ def html_table(rows: list[dict]) -> str:
 
     def line(cells: list[str], tag: str) -> str:
         pairs = zip(columns, cells, strict=True)
-        return "<tr>" + "".join(f"<{tag}{' class=number' * (c in numeric)}>{x}</{tag}>" for c, x in pairs) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}{NUMBER if c in numeric else TEXT}>{x}</{tag}>" for c, x in pairs) + "</tr>"
 
     body = "\n".join(line([html_value(row.get(c)) for c in columns], "td") for row in rows)
     return f'<div class="table"><table><thead>{line(list(map(escape, columns)), "th")}</thead>\n{body}</table></div>\n'
@@ -52,7 +54,8 @@ def html_value(value: Any) -> str:
 def _digits(number: float) -> str:
     """Three significant digits: 0.812, 12.3, 4120, 1.5 × 10⁻⁵."""
     if number == 0 or 1e-3 <= abs(number) < 1e5:
-        return f"{number:.0f}" if abs(number) >= 100 or number == 0 else f"{number:#.3g}"
+        text = f"{number:.0f}" if abs(number) >= 100 or number == 0 else f"{number:#.3g}"
+        return text.replace("-", "−")
     mantissa, exponent = f"{number:.1e}".split("e")
     return f"{mantissa} × 10<sup>{int(exponent)}</sup>".replace("-", "−")
 
@@ -62,4 +65,5 @@ def _with_spread(mean: float, spread: float) -> str:
     if not 1e-4 <= spread < 1e5:
         return f'{_digits(mean)} <span class="spread">± {_digits(spread)}</span>'
     decimals = max(0, 1 - math.floor(math.log10(spread)))
-    return f'{mean:.{decimals}f} <span class="spread">± {spread:.{decimals}f}</span>'
+    shown = f"{mean:.{decimals}f}".replace("-", "−")
+    return f'{shown} <span class="spread">± {spread:.{decimals}f}</span>'

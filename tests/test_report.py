@@ -9,8 +9,9 @@ import pytest
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from fmlib.render import render_math
-from fmlib.report import _value, build_index
+from fmlib.report import build_index
 from fmlib.run import finish
+from fmlib.tables import html_value
 
 STAMP = {"commit": "0123456789abcdef", "dirty": False, "seconds": 754.2, "device": "CPU", "started": "2030-01-02T03:04"}
 
@@ -115,7 +116,7 @@ def test_an_absent_folder_is_an_error(tmp_path):
     ],
 )
 def test_numbers_as_people_write_them(value, text):
-    assert _value(value) == text
+    assert html_value(value) == text
 
 
 def test_formulas_become_pictures_but_code_and_prices_stay():

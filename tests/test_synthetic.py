@@ -12,10 +12,10 @@ import pytest
 import rasterio
 
 from fmlib.data import open_dataset, synthetic
+from fmlib.scenes.archive import generate, tile_origin
 from fmlib.scenes.biomes import BIOMES
 from fmlib.scenes.render import CLASS_OF, classes_of, render_scene
 from fmlib.scenes.sensors import BANDS, NATIVE
-from fmlib.scenes.archive import generate, tile_origin
 
 S2_NAME = re.compile(r"(S2[AB]_MSIL2A_\d{8}T\d{6}_N9999_R\d{3}_T(\d{2}[A-Z]{3}))_(\d{2})_(\d{2})")
 S1_NAME = re.compile(r"(S1[AB]_IW_GRDH_1SDV_\d{8}T\d{6})_(\d{2}[A-Z]{3})_(\d{1,2})_(\d{1,2})")
