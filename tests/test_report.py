@@ -53,7 +53,7 @@ def test_a_card_shows_what_the_run_found_and_where_it_comes_from(report):
     card = cards(report)["01_good"]
     assert "Radar &amp; optics" in card
     assert re.search(r'<dt>accuracy</dt><dd>0.812 <span class="spread">± 0.013</span>', card)
-    assert re.search(r"<td>Fus-MAE</td><td class=number>0.377 ", card)
+    assert re.search(r"<td[^>]*>Fus-MAE</td><td class=number>0.377 ", card)
     assert "13 min · CPU · 012345678 · 2030-01-02" in card
     assert re.search(r'<strong>Does <img class="math" alt="x_1"[^>]*>\s*help &lt; more\?</strong>', card)
     assert "Failed" not in card
