@@ -9,15 +9,22 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 
 from fmlib.progress import watched
 from fmlib.resume import read_log, read_validation
-from fmlib.train import only_train_params, read_params
+from fmlib.train import TrainParams, read_params
 from fmlib.weights import write_beside
 
 __all__ = ["grid", "launch", "only_train_params", "read_log", "read_validation"]  # all a notebook needs to train
+
+
+def only_train_params(values: dict) -> dict:
+    """Those of `values` that are parameters of the training loop: how a notebook hands on its own."""
+    known = {f.name for f in fields(TrainParams)}
+    return {name: value for name, value in values.items() if name in known}
 
 
 def grid(settings: dict, **choices) -> list[dict]:

@@ -44,21 +44,21 @@ def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
     return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def sincos_positions(dim: int, grid: Pair) -> Tensor:
+def sincos_positions(dim: int, grid: Pair, temperature: float = 10_000) -> Tensor:
     """Fixed 2-D sine-cosine positions (MAE, arXiv 2111.06377, appendix A.1).
 
     Args:
         dim: width D, a multiple of 4; one half encodes the row, the other the column.
         grid: rows and columns of patches.
+        temperature: sets the longest wavelength, 2π · temperature patches. MAE's 10,000 leaves two thirds of the
+            table all but constant over a grid of 8×8.
 
     Returns:
         (L, D), row by row.
     """
     if dim % 4:
         raise ValueError(f"sine-cosine positions need a width divisible by 4, got {dim}")
-    import os
-
-    omega = float(os.environ.get("TEMP", 1e4)) ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    omega = temperature ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     row, col = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [place.reshape(-1, 1) * omega for place in (col, row)]  # columns first, as in MAE's tables
     return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
@@ -67,16 +67,16 @@ def sincos_positions(dim: int, grid: Pair) -> Tensor:
 class Positions(nn.Module):
     """Sine-cosine positions of one grid, kept on the device; other grids are computed when they come."""
 
-    def __init__(self, dim: int, grid: Pair):
+    def __init__(self, dim: int, grid: Pair, temperature: float = 10_000):
         super().__init__()
-        self.grid = grid
-        self.register_buffer("table", sincos_positions(dim, grid), persistent=False)
+        self.grid, self.temperature = grid, temperature
+        self.register_buffer("table", sincos_positions(dim, grid, temperature), persistent=False)
 
     def forward(self, ids: Tensor, grid: Pair) -> Tensor:
         """Positions (B, K, D) of patches ids (B, K) in a grid."""
         same = grid == self.grid
-        table = self.table if same else sincos_positions(self.table.shape[1], grid).to(self.table)
-        return table[ids]
+        fresh = None if same else sincos_positions(self.table.shape[1], grid, self.temperature).to(self.table)
+        return (self.table if same else fresh)[ids]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, pad: Tensor | None = None, return_attention: bool = False):
@@ -214,3 +214,10 @@ def cat_pads(tokens: dict[str, Tensor], pads: dict[str, Tensor | None]) -> Tenso
         return None
     none = {name: x.new_zeros(x.shape[:2], dtype=torch.bool) for name, x in tokens.items()}
     return torch.cat([none[name] if pads.get(name) is None else pads[name] for name in tokens], dim=1)
+
+
+def any_visible(tokens: dict[str, Tensor], pads) -> Tensor:
+    """(B,) 1 where a sample has at least one visible token among these, else 0."""
+    pad = cat_pads(tokens, pads)
+    first = next(iter(tokens.values()))
+    return first.new_ones(len(first)) if pad is None else (~pad.all(1)).to(first)

@@ -9,7 +9,7 @@ import torch
 from fmlib.weights import write_beside
 
 # What may differ when a run is taken up again: it does not shape the result.
-FREE = {"out", "data_root", "device", "num_threads", "log_every", "save_every", "validate_every", "compile"}
+FREE = {"out", "data_root", "init", "device", "num_threads", "log_every", "save_every", "validate_every", "compile"}
 
 
 def save_state(out: Path, params, model, optimizer, step: int) -> None:

@@ -12,10 +12,9 @@ The run folder holds `params.json`, `log.jsonl`, `state.pt` (to resume) and the 
 """
 
 import json
-import os
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -33,7 +32,7 @@ from fmlib.models.fusmae import fusmae
 from fmlib.params import check_params, parse_setting
 from fmlib.progress import Progress
 from fmlib.resume import resume, save_state
-from fmlib.weights import save, write_beside
+from fmlib.weights import load, load_strictly, save, write_beside
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class TrainParams:
     fusion: str = "xaed"  # none, stack, xad, xae, xaed
     patch_size: int = 8  # side of a patch, pixels
     norm_target: str = "patch"  # none, patch, group
+    init: str = ""  # checkpoint folder whose weights to start from; empty: random
     decoder_queries: str = "latent"  # latent, grid
     # masks
     mask_strategy: str = "independent"  # independent, consistent, disjoint, dirichlet, sensor
@@ -117,7 +117,10 @@ def build(p: TrainParams, modalities) -> nn.Module:
     torch.manual_seed(p.seed)
     sensors = [m.replace(patch_size=to_pair(p.patch_size)) for m in modalities.values()]
     options = {"fusion": p.fusion, "norm_target": p.norm_target, "decoder_queries": p.decoder_queries}
-    return fusmae(p.preset, sensors, img_size=p.img_size, **options)
+    model = fusmae(p.preset, sensors, img_size=p.img_size, **options)
+    if p.init:
+        load_strictly(model, load(p.init).state_dict(), p.init)
+    return model
 
 
 def _loop(p, model, optimizer, scheduler, device, start, out):
@@ -197,9 +200,8 @@ def _validation_batch(p: TrainParams, model, device):
 
 
 def _validate(p: TrainParams, model, images, masks) -> dict[str, float]:
-    model.eval()
     with autocast(p, next(iter(images.values())).device):
-        losses = sensor_losses(model, images, masks, p.batch_size)
+        losses = sensor_losses(model.eval(), images, masks, p.batch_size)
     model.train()
     return losses
 
@@ -230,12 +232,6 @@ def _check_finite(pending, out: Path) -> float:
 def read_params(given: dict) -> TrainParams:
     """Flat values by name → `TrainParams`; raises ValueError on an unknown name or a wrong type."""
     return TrainParams(**check_params(given, asdict(TrainParams()), "fmlib.train"))
-
-
-def only_train_params(values: dict) -> dict:
-    """Those of `values` that are parameters of the training loop: how a notebook hands on its own."""
-    known = {f.name for f in fields(TrainParams)}
-    return {name: value for name, value in values.items() if name in known}
 
 
 def pick_device(name: str) -> torch.device:
@@ -302,5 +298,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     main()

@@ -13,9 +13,9 @@ import torch
 from archives import make_ombria
 from safetensors.torch import load_file
 
-from fmlib.launch import launch
+from fmlib.launch import grid, launch, only_train_params
 from fmlib.resume import read_log
-from fmlib.train import NonFiniteLoss, TrainParams, main, only_train_params, read_params, train
+from fmlib.train import NonFiniteLoss, TrainParams, main, read_params, train
 
 QUICK = {"data": "ombria", "preset": "nano", "img_size": 32, "patch_size": 8, "batch_size": 8, "steps": 12, "lr": 0.02}
 QUICK |= {"warmup": 2, "log_every": 3, "save_every": 4, "validate_every": 6, "validation_samples": 4, "num_threads": 1}
@@ -155,6 +155,22 @@ def test_command_line_and_notebook_share_the_names(archive, tmp_path):
     assert only_train_params({"fusion": "xad", "seeds": [0], "np": None}) == {"fusion": "xad"}
     assert read_params({}) == TrainParams()
     assert asdict(TrainParams())["lr"] == 1.5e-4
+
+
+def test_a_run_can_start_from_another_ones_weights(archive, tmp_path):
+    train(params(archive, tmp_path / "raw", norm_target="none"))
+    init = str(tmp_path / "raw" / "model")
+    train(params(archive, tmp_path / "next", steps=1, warmup=0, lr=1e-9, init=init))
+    first, second = weights(tmp_path / "raw"), weights(tmp_path / "next")
+    assert max((first[k] - second[k]).abs().max() for k in first) < 1e-6
+    with pytest.raises(ValueError, match=r"do not fit FusMAE: .*unexpected: early_fusion"):
+        train(params(archive, tmp_path / "other", fusion="xad", init=init))
+
+
+def test_a_grid_gives_each_run_its_folder():
+    runs = grid({"out": "runs", "lr": 1.0}, fusion=["xad", "none"], seed=range(2))
+    assert [r["out"] for r in runs] == ["runs/xad-0", "runs/xad-1", "runs/none-0", "runs/none-1"]
+    assert runs[3] == {"out": "runs/none-1", "lr": 1.0, "fusion": "none", "seed": 1}
 
 
 def test_launch_runs_several_and_tells_which_failed(archive, tmp_path, capsys):

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fmlib.layers import Block, CrossBlock, Pair, cat_pads, to_pair
+from fmlib.layers import Block, CrossBlock, Pair, any_visible, cat_pads, to_pair
 from fmlib.masking import Masks, keep_all
 from fmlib.modality import Modality
-from fmlib.models.mae import Decoder, SensorEmbed, initialise
+from fmlib.models.mae import Decoder, SensorEmbed, check_choices, initialise
 
 FUSIONS = ("none", "stack", "xad", "xae", "xaed")
 TARGETS = ("none", "patch", "group")
@@ -85,6 +85,7 @@ class FusMAE(nn.Module):
             sees the other sensors directly and a sensor with no visible patch at all can be predicted from them.
         joint_attention: whether the shared blocks attend over all sensors' tokens together; default: unless
             ``fusion="none"``.
+        pos_temperature: of the sine-cosine positions (`fmlib.layers.sincos_positions`); MAE's is 10,000.
     """
 
     def __init__(
@@ -102,38 +103,36 @@ class FusMAE(nn.Module):
         norm_target: str = "patch",
         decoder_queries: str = "latent",
         joint_attention: bool | None = None,
+        pos_temperature: float = 30,
     ):
-        config = {key: value for key, value in locals().items() if key not in ("self", "__class__", "modalities")}
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__", "modalities")}
         super().__init__()
-        _check_choices(
-            fusion=(fusion, FUSIONS),
-            norm_target=(norm_target, TARGETS),
-            decoder_queries=(decoder_queries, QUERIES),
-        )
+        check_choices(fusion=(fusion, FUSIONS), norm_target=(norm_target, TARGETS))
+        check_choices(decoder_queries=(decoder_queries, QUERIES))
         self.config, self.modalities = config, {m.name: m for m in modalities}
-        self.fusion, self.norm_target, self.decoder_queries = fusion, norm_target, decoder_queries
+        self.fusion, self.decoder_queries = fusion, decoder_queries
         self.joint_attention = fusion != "none" if joint_attention is None else joint_attention
         names, img_size = list(self.modalities), to_pair(img_size)
 
         # encoder
-        early, late = fusion in ("xae", "xaed"), fusion in ("xad", "xaed")
-        self.embed = nn.ModuleDict({m.name: SensorEmbed(m, img_size, embed_dim, norm_target) for m in modalities})
+        sensor = (img_size, embed_dim, norm_target, pos_temperature)
+        self.embed = nn.ModuleDict({m.name: SensorEmbed(m, *sensor) for m in modalities})
         self.grids = {name: embed.grid for name, embed in self.embed.items()}
+        early = fusion in ("xae", "xaed")
         self.early_fusion = CrossBlock(names, embed_dim, num_heads, mlp_ratio, shared_mlp=True) if early else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth - early))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
 
         # decoder
-        grid_asks = decoder_queries == "grid"
+        late, grid_asks = fusion in ("xad", "xaed"), decoder_queries == "grid"
         dim, heads = (decoder_embed_dim, decoder_num_heads) if grid_asks else (embed_dim, num_heads)
         self.late_fusion = CrossBlock(names, dim, heads, mlp_ratio, shared_mlp=False) if late else None
         sizes = {name: embed.proj.in_features for name, embed in self.embed.items()}
         outputs = {"stack": sizes} if fusion == "stack" else {name: {name: size} for name, size in sizes.items()}
-        shape = (embed_dim, decoder_embed_dim, decoder_depth, decoder_num_heads, mlp_ratio)
-        self.decoders = nn.ModuleDict(
-            {k: Decoder(out, self.grids[next(iter(out))], *shape) for k, out in outputs.items()}
-        )
+        light = (embed_dim, decoder_embed_dim, decoder_depth, decoder_num_heads, mlp_ratio, pos_temperature)
+        decoders = {key: Decoder(out, self.grids[next(iter(out))], *light) for key, out in outputs.items()}
+        self.decoders = nn.ModuleDict(decoders)
         self.apply(initialise)
 
     # -- encoder (section 3.1) ------------------------------------------------------------------------------------
@@ -168,7 +167,7 @@ class FusMAE(nn.Module):
             attn |= {f"blocks.{i}{suffix}": a for i, a in enumerate(maps)}
             tokens = tokens | group
             cls.append(c)
-            seen.append(_sees_something(group, pads))
+            seen.append(any_visible(group, pads))
         cls, seen = torch.stack(cls), torch.stack(seen)[..., None]  # (groups, B, D), (groups, B, 1)
         return Encoded(tokens, (cls * seen).sum(0) / seen.sum(0), attn)
 
@@ -274,24 +273,11 @@ class FusMAE(nn.Module):
 
 def fusmae(preset: str, modalities: list[Modality], **options) -> FusMAE:
     """A Fus-MAE of a preset size (nano, tiny, small, base, large); `options` as in `FusMAE`."""
-    _check_choices(preset=(preset, tuple(PRESETS)))
+    check_choices(preset=(preset, tuple(PRESETS)))
     return FusMAE(modalities, **PRESETS[preset] | options)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
-
-
-def _check_choices(**choices):
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(f"{key} is {value!r}; choose one of {', '.join(allowed)}")
-
-
-def _sees_something(tokens: dict[str, Tensor], pads) -> Tensor:
-    """(B,) 1 where a sample has at least one visible token among these, else 0."""
-    pad = cat_pads(tokens, pads)
-    first = next(iter(tokens.values()))
-    return first.new_ones(len(first)) if pad is None else (~pad.all(1)).to(first)
 
 
 def _stack(tokens: dict[str, Tensor], masks: Masks) -> Tensor:
