@@ -18,7 +18,14 @@ from fmlib.resume import read_log, read_validation
 from fmlib.train import TrainParams, read_params
 from fmlib.weights import write_beside
 
-__all__ = ["grid", "launch", "only_train_params", "read_log", "read_validation"]  # all a notebook needs to train
+__all__ = [
+    "grid",
+    "launch",
+    "only_train_params",
+    "raw_first",
+    "read_log",
+    "read_validation",
+]  # all a notebook needs to train
 
 
 def only_train_params(values: dict) -> dict:
@@ -73,6 +80,26 @@ def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:
         for process in running.values():
             process.terminate()
     return folders
+
+
+def raw_first(runs: list[dict], steps: int, jobs: int = 1) -> list[dict]:
+    """Train each run on raw patches first, and let it start from there.
+
+    A patch's colour is a much louder signal than the detail inside it, and teaches a small model where to look; with
+    normalised targets alone it would stay on the first plateau for thousands of steps.
+
+    Args:
+        runs: as for `launch`.
+        steps: optimiser steps with ``norm_target="none"``, in a folder `raw` inside each run's; 0: no such stage.
+        jobs: as for `launch`.
+
+    Returns:
+        The runs, each with its `init`.
+    """
+    if not steps:
+        return runs
+    raw = [run | {"norm_target": "none", "steps": steps, "out": f"{run['out']}/raw"} for run in runs]
+    return [run | {"init": f"{folder}/model"} for run, folder in zip(runs, launch(raw, jobs), strict=True)]
 
 
 def _start(run: dict, folder: Path) -> subprocess.Popen:

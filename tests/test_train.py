@@ -13,7 +13,7 @@ import torch
 from archives import make_ombria
 from safetensors.torch import load_file
 
-from fmlib.launch import grid, launch, only_train_params
+from fmlib.launch import grid, launch, only_train_params, raw_first
 from fmlib.resume import read_log
 from fmlib.train import NonFiniteLoss, TrainParams, main, read_params, train
 
@@ -165,6 +165,14 @@ def test_a_run_can_start_from_another_ones_weights(archive, tmp_path):
     assert max((first[k] - second[k]).abs().max() for k in first) < 1e-6
     with pytest.raises(ValueError, match=r"do not fit FusMAE: .*unexpected: early_fusion"):
         train(params(archive, tmp_path / "other", fusion="xad", init=init))
+
+
+def test_raw_patches_first(archive, tmp_path):
+    [run] = raw_first([params(archive, tmp_path, steps=2)], 3)
+    assert json.loads((tmp_path / "raw" / "params.json").read_text())["norm_target"] == "none"
+    train(run)
+    assert run["init"] == f"{tmp_path}/raw/model"
+    assert raw_first([run], 0) == [run]
 
 
 def test_a_grid_gives_each_run_its_folder():

@@ -79,7 +79,7 @@ def partner_errors(
         The figure: one point a partner in each column of a fusion design.
     """
     fusions, partners = (list(dict.fromkeys(row[key] for row in rows)) for key in ("fusion", "partner"))
-    fig, axes = charts(1, len(modalities), height=2.9, sharey=True)
+    fig, axes = charts(1, len(modalities), height=2.9)
     for ax, (name, modality) in zip(axes[0], modalities.items(), strict=True):
         for i, partner in enumerate(partners):
             mine = [row for row in rows if row["sensor"] == name and row["partner"] == partner]
@@ -94,8 +94,8 @@ def partner_errors(
         ax.set_xticks(range(len(fusions)), fusions)
         ax.tick_params(axis="x", length=0)
         ax.grid(axis="y")
+        ax.margins(y=0.15)  # points, not bars: the axis need not start at 0, and small differences count
     axes[0, 0].set_ylabel(ylabel)
-    axes[0, 0].set_ylim(0, 1.05 * axes[0, 0].get_ylim()[1])
     _shared_legend(fig, axes[0])
     return settle(fig)
 
