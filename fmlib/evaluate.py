@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fmlib.layers import gather_tokens
 from fmlib.masking import Masks, SensorMask, draw_masks, keep_all
 
-PARTNERS = ("true", "wrong", "none")
+NAMES = {"true": "true partner", "wrong": "wrong partner", "none": "no partner"}
+PARTNERS = tuple(NAMES)
 
 
 def relative_error(
@@ -220,7 +221,7 @@ def partner_gains(rows: Sequence[dict]) -> list[dict]:
         mine = [row for row in rows if (row["fusion"], row["sensor"]) == (fusion, sensor)]
         error = {(row["seed"], row["partner"]): row["error"] for row in mine}
         gains = [{"error": error[s, "wrong"] - error[s, "true"]} for s in dict.fromkeys(row["seed"] for row in mine)]
-        columns = {f"{r['partner']} partner": [r["error"], r["std"]] for r in summarise(mine, ["partner"])}
+        columns = {NAMES[r["partner"]]: [r["error"], r["std"]] for r in summarise(mine, ["partner"])}
         [gain] = summarise(gains, [])
         table.append({"fusion": fusion, "sensor": sensor} | columns | {"gain": [gain["error"], gain["std"]]})
     return table

@@ -90,16 +90,10 @@ def draw_masks(
             without any sensor.
     """
     _check(grids, strategy, mask_ratio)
-    names, lengths = list(grids), [rows * cols for rows, cols in grids.values()]
-    here = _presence(names, batch_size, present)  # (M, B) bool
-    noise = [_noise(grid, batch_size, block_size, generator) for grid in grids.values()]  # M × (B, L)
+    lengths = [rows * cols for rows, cols in grids.values()]
+    here = _presence(list(grids), batch_size, present)  # (M, B) bool
     num_keep = torch.tensor([_count(n, mask_ratio) for n in lengths])[:, None].repeat(1, batch_size)  # (M, B)
-
-    if strategy in ("consistent", "disjoint"):
-        noise = [noise[0]] * len(names)
-    ranks = [n.argsort(dim=1).argsort(dim=1) for n in noise]  # rank of each patch in the order of keeping
-    if strategy == "disjoint":
-        ranks = [(rank - m * num_keep[0, 0]) % lengths[0] for m, rank in enumerate(ranks)]
+    ranks = _ranks(grids, batch_size, strategy, int(num_keep[0, 0]), block_size, generator)
     if strategy == "dirichlet":
         num_keep = _dirichlet_split(lengths, here, mask_ratio, alpha, generator)
     if strategy == "sensor" or sensor_drop > 0:
@@ -107,7 +101,7 @@ def draw_masks(
     num_keep = _at_least_one(num_keep * here, here, generator)
     return {
         name: _masks_from_ranks(ranks[m], num_keep[m], None if bool(here[m].all()) else here[m])
-        for m, name in enumerate(names)
+        for m, name in enumerate(grids)
     }
 
 
@@ -176,6 +170,17 @@ def _presence(names, batch_size, present) -> Tensor:
 
 def _count(length: int, mask_ratio: float) -> int:
     return round(length * (1 - mask_ratio))
+
+
+def _ranks(grids, batch_size: int, strategy: str, num_keep: int, block_size: int, generator) -> list[Tensor]:
+    """Each sensor's patches ranked in the order in which they are kept, M × (B, L)."""
+    noise = [_noise(grid, batch_size, block_size, generator) for grid in grids.values()]
+    if strategy in ("consistent", "disjoint"):
+        noise = [noise[0]] * len(noise)
+    ranks = [n.argsort(dim=1).argsort(dim=1) for n in noise]
+    if strategy == "disjoint":  # each sensor goes on where the one before it stopped keeping
+        ranks = [(rank - m * num_keep) % rank.shape[1] for m, rank in enumerate(ranks)]
+    return ranks
 
 
 def _noise(grid: Grid, batch_size: int, block_size: int, generator) -> Tensor:

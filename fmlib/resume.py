@@ -8,7 +8,7 @@ import torch
 
 from fmlib.weights import write_beside
 
-# What may differ when a run is taken up again: it does not shape the result.
+# What may differ when a run is taken up again: it does not shape the result (`init` no longer does).
 FREE = {"out", "data_root", "init", "device", "num_threads", "log_every", "save_every", "validate_every", "compile"}
 
 

@@ -77,7 +77,6 @@ class TrainParams:
     out: str = "runs/pretrain"  # run folder
 
 
-_BETAS = (0.9, 0.95)  # of AdamW, as in MAE
 _MASK_SEED, _CROP_SEED, _VALIDATION_SEED = 1, 2, 3  # streams of random numbers that never meet
 
 
@@ -139,11 +138,11 @@ def _loop(p, model, optimizer, scheduler, device, start, out):
             if any(due.values()):
                 mean = _check_finite(pending, out)
                 record = {"step": done, "loss": mean, "lr": optimizer.param_groups[0]["lr"]}
-                record |= _rounded(_sensor_losses(model, images, masks, pred))
+                record |= _sensor_losses(model, images, masks, pred)
                 seconds = time.perf_counter() - clock
                 record |= {"samples_per_s": len(pending) * p.batch_size / seconds, "time": time.time()}
                 if due["validate"]:
-                    record["validation"] = _rounded(_validate(p, model, *validation))
+                    record["validation"] = _validate(p, model, *validation)
                 log.write(json.dumps(record) + "\n")
                 progress.show(done, record)
                 pending, clock = [], time.perf_counter()
@@ -267,8 +266,8 @@ def _open(p: TrainParams, split: str, samples: int):
 
 
 def _optimizer(model, p: TrainParams):
-    groups = param_groups_weight_decay(model, p.weight_decay, no_weight_decay_list=("cls_token",))
-    optimizer = torch.optim.AdamW(groups, lr=p.lr * p.batch_size / 256, betas=_BETAS, fused=True)
+    groups = param_groups_weight_decay(model, p.weight_decay, ("cls_token",))
+    optimizer = torch.optim.AdamW(groups, lr=p.lr * p.batch_size / 256, betas=(0.9, 0.95), fused=True)
     warmup = {"warmup_t": min(p.warmup, p.steps - 1), "warmup_lr_init": 0.0, "warmup_prefix": True}
     return optimizer, CosineLRScheduler(optimizer, t_initial=p.steps - warmup["warmup_t"], t_in_epochs=False, **warmup)
 
@@ -280,10 +279,6 @@ def _generator(p: TrainParams, stream: int, step: int) -> torch.Generator:
 def _due(p: TrainParams, done: int) -> dict[str, bool]:
     every = {"log": p.log_every, "save": p.save_every, "validate": p.validate_every}
     return {what: bool(n) and (done % n == 0 or done == p.steps) for what, n in every.items()}
-
-
-def _rounded(losses: dict[str, float]) -> dict[str, float]:
-    return {name: round(loss, 6) for name, loss in losses.items()}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,7 +13,12 @@ from fmlib.params import parse_setting, read_parameters
 from fmlib.train import TrainParams
 
 REPO = Path(__file__).resolve().parent.parent
-PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "data_manifests" / "README.md", REPO / "reports" / "README.md"]
+PAGES = [
+    REPO / "README.md",
+    REPO / "CONTRIBUTING.md",
+    REPO / "data_manifests" / "README.md",
+    REPO / "reports" / "README.md",
+]
 README = PAGES[0].read_text()
 
 

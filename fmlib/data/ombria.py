@@ -16,6 +16,7 @@ SIZE = 256  # pixels a side of every published image
 MODES = {1: "L", 3: "RGB"}  # Pillow's names for one and three 8-bit channels
 DATES = ("before", "after")
 BLOCKS = 13  # runs of neighbouring site numbers that validation is drawn from
+VALIDATION = 0.15  # share of the published training sites held back
 IGNORE = 255  # label of a pixel without data
 
 
@@ -58,7 +59,7 @@ class Ombria:
         classes: tuple[str, ...],
         dates: tuple[str, ...] = DATES,
         sensors: tuple[str, ...] | None = None,
-        validation: float = 0.15,
+        validation: float = VALIDATION,
         seed: int = 0,
         name: str = "ombria",
     ):
@@ -193,11 +194,12 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def count_pairs(root: Path) -> int:
-    """Number of complete sensor pairs in the published training folder, 0 where there is no OMBRIA."""
+    """Number of complete sensor pairs to train on (without those held back), 0 where there is no OMBRIA."""
     try:
-        return len(find_sites(root, "train")) * len(DATES)
+        sites = find_sites(root, "train")
     except FileNotFoundError:
         return 0
+    return len(split_blocks(sites, VALIDATION, seed=0)[0]) * len(DATES)
 
 
 def _check_choice(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:

@@ -205,13 +205,7 @@ def generate(
         ValueError: an argument out of range, or a folder with other contents.
     """
     root = Path(root).absolute()
-    if count < 1 or seed < 0:
-        raise ValueError(f"count {count}, seed {seed}: count must be 1 or more, seed 0 or more")
-    if not 0 <= missing <= 1:
-        raise ValueError(f"missing {missing}: must be a share from 0 to 1")
-    check_scene(size, shift, clouds)
-    settings = {"generator": VERSION, "count": int(count), "seed": int(seed), "size": int(size)}
-    settings |= {"shift": [int(s) for s in shift], "clouds": float(clouds), "missing": float(missing)}
+    settings = _settings(count, seed, size, shift, clouds, missing)
     if _is_finished(root, settings):
         return root
     part = _fresh_part(root)
@@ -227,6 +221,17 @@ def generate(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return root
+
+
+def _settings(count: int, seed: int, size: int, shift: tuple[int, int], clouds: float, missing: float) -> dict:
+    """What decides an archive's bytes, checked."""
+    if count < 1 or seed < 0:
+        raise ValueError(f"count {count}, seed {seed}: count must be 1 or more, seed 0 or more")
+    if not 0 <= missing <= 1:
+        raise ValueError(f"missing {missing}: must be a share from 0 to 1")
+    check_scene(size, shift, clouds)
+    settings = {"generator": VERSION, "count": int(count), "seed": int(seed), "size": int(size)}
+    return settings | {"shift": [int(s) for s in shift], "clouds": float(clouds), "missing": float(missing)}
 
 
 def _write_tables(part: Path, rows: list[dict]) -> None:

@@ -76,14 +76,7 @@ def render_scene(
         ValueError: an argument out of its range.
     """
     check_scene(size, shift, clouds)
-    if isinstance(seed, np.random.Generator):
-        seed = int(seed.integers(2**63))
-    # One stream a sensor: clouds, say, change nothing in the radar image.
-    first, ground, light, radar, sky, warm = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6))
-    drawn = list(BIOMES)[first.integers(len(BIOMES))], float(first.uniform(95, 300))
-    biome, day = biome or drawn[0], drawn[1] if day is None else float(day)
-    if biome not in BIOMES:
-        raise ValueError(f"unknown biome {biome!r}; choose one of {', '.join(BIOMES)}")
+    (biome, day), (ground, light, radar, sky, warm) = _draw(seed, biome, day)
     land = make_landscape(ground, biome, day, 2 * (size + 2 * PAD))
     edge = 4  # pixels
     view = land.crop(2 * (PAD - edge), 2 * (PAD - edge), 2 * (size + 2 * edge))
@@ -101,6 +94,18 @@ def render_scene(
         "map": view.code[::2, ::2][inner], "cover": view.cover[::2, ::2][inner], "cloud": cloud,
         "thermal": temperature(warm, view)[inner], "elevation": to_pixels(view.elevation)[inner],
     }  # fmt: skip
+
+
+def _draw(seed, biome: str | None, day: float | None):
+    """Where and when, and one random stream a sensor: clouds, say, change nothing in the radar image."""
+    if isinstance(seed, np.random.Generator):
+        seed = int(seed.integers(2**63))
+    first, *streams = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6))
+    drawn = list(BIOMES)[first.integers(len(BIOMES))], float(first.uniform(95, 300))
+    biome, day = biome or drawn[0], drawn[1] if day is None else float(day)
+    if biome not in BIOMES:
+        raise ValueError(f"unknown biome {biome!r}; choose one of {', '.join(BIOMES)}")
+    return (biome, day), streams
 
 
 def check_scene(size: int, shift: tuple[int, int], clouds: float) -> None:

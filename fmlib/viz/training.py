@@ -86,7 +86,7 @@ def partner_errors(
             x = [fusions.index(row["fusion"]) + 0.22 * (i - (len(partners) - 1) / 2) for row in mine]
             ax.errorbar(
                 x, [row["error"] for row in mine], _interval(mine), fmt=MARKERS[i], color=OKABE_ITO[i], ms=5,
-                lw=1.2, capsize=2.5, label=f"{partner} partner",
+                lw=1.2, capsize=2.5, label="no partner" if partner == "none" else f"{partner} partner",
             )  # fmt: skip
         for i, (label, value) in enumerate((baselines or {}).get(name, {}).items()):
             ax.axhline(value, color="0.35", lw=0.9, ls=LINE_STYLES[1 + i % 3], zorder=0, label=label)
