@@ -266,7 +266,7 @@ def _open(p: TrainParams, split: str, samples: int):
 
 
 def _optimizer(model, p: TrainParams):
-    groups = param_groups_weight_decay(model, p.weight_decay, ("cls_token",))
+    groups = param_groups_weight_decay(model, p.weight_decay, no_weight_decay_list=("cls_token",))
     optimizer = torch.optim.AdamW(groups, lr=p.lr * p.batch_size / 256, betas=(0.9, 0.95), fused=True)
     warmup = {"warmup_t": min(p.warmup, p.steps - 1), "warmup_lr_init": 0.0, "warmup_prefix": True}
     return optimizer, CosineLRScheduler(optimizer, t_initial=p.steps - warmup["warmup_t"], t_in_epochs=False, **warmup)

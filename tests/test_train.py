@@ -97,9 +97,11 @@ def test_accumulation_changes_nothing_but_memory(archive, tmp_path):
 
 
 def test_no_decay_on_norms_biases_and_tokens(archive, tmp_path):
-    train(params(archive, tmp_path, steps=1))
+    model = train(params(archive, tmp_path, steps=1))
+    spared = [name for name, weight in model.named_parameters() if weight.ndim <= 1 or name == "cls_token"]
     groups = torch.load(tmp_path / "state.pt", weights_only=True)["optimizer"]["param_groups"]
     assert [g["weight_decay"] for g in groups] == [0.0, 0.05]
+    assert len(groups[0]["params"]) == len(spared)
     assert groups[0]["betas"] == (0.9, 0.95)
 
 
