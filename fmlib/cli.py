@@ -14,8 +14,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after `fmlib`; default: those of the process.
     """
     args, rest = _parser().parse_known_args(argv)
-    if rest and args.command is not _train:
-        _parser().error(f"unknown: {' '.join(rest)}")  # only `fmlib train` takes parameters by name
+    if rest and args.command not in (_train, _bench):
+        _parser().error(f"unknown: {' '.join(rest)}")  # only training takes parameters by name
     args.rest = rest
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets a run kill its processes before it goes
     try:
@@ -59,7 +59,8 @@ def _run(args: argparse.Namespace) -> None:
     metrics = run_notebook(notebook, folder, given, timeout)
     print(f"{notebook.stem}: {metrics['title']}")
     for label, value in metrics["headline"].items():
-        print(f"  {label}: {value}")
+        mean_and_spread = isinstance(value, list) and len(value) == 2
+        print(f"  {label}: {f'{value[0]:.4g} ± {value[1]:.2g}' if mean_and_spread else value}")
     print(f"  {folder}")
 
 
@@ -82,6 +83,18 @@ def _train(args: argparse.Namespace) -> None:
     from fmlib.train import main as train
 
     train(args.rest)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from fmlib.bench import bench_train
+    from fmlib.params import parse_setting
+    from fmlib.train import TrainParams, read_params
+
+    defaults = asdict(TrainParams())
+    given = dict(parse_setting(word.removeprefix("--"), defaults) for word in args.rest)
+    print(json.dumps(bench_train(read_params(given)), indent=2, ensure_ascii=False))
 
 
 def _data(args: argparse.Namespace) -> None:
@@ -167,6 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", metavar="DIR", help="for instance reports/quick")
 
     command("train", _train, "pretrain a model: fmlib train [params.json] [--name=value ...]")
+
+    command("bench", _bench, "measure the speed of pretraining: fmlib bench [--name=value ...]")
 
     data = command("data", _data, "list the known data sets, or show one")
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)

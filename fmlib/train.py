@@ -102,7 +102,7 @@ def train(params: TrainParams | dict) -> nn.Module:
         torch.set_num_threads(p.num_threads)
     device = pick_device(p.device)
     model = build(p, load_manifest(p.data).sensors).to(device)
-    optimizer, scheduler = _optimizer(model, p)
+    optimizer, scheduler = make_optimizer(model, p)
     start = resume(out, p, model, optimizer)
     write_beside(out / "params.json", lambda path: path.write_text(json.dumps(asdict(p), indent=2)))
     if start < p.steps:
@@ -132,7 +132,7 @@ def _loop(p, model, optimizer, scheduler, device, start, out):
         for step in range(start, p.steps):
             images, masks, ids = _batch(p, model, data, device, step)
             scheduler.step_update(step)
-            loss, pred = _step(p, forward, optimizer, images, masks)
+            loss, pred = train_step(p, forward, optimizer, images, masks)
             pending.append((step + 1, loss, ids))
             done, due = step + 1, _due(p, step + 1)
             if any(due.values()):
@@ -150,7 +150,7 @@ def _loop(p, model, optimizer, scheduler, device, start, out):
                 save_state(out, p, model, optimizer, done)
 
 
-def _step(p: TrainParams, model, optimizer, images, masks: Masks) -> tuple[Tensor, dict]:
+def train_step(p: TrainParams, model, optimizer, images, masks: Masks) -> tuple[Tensor, dict]:
     """One optimiser step over `accumulate` equal parts of the batch: mean loss, predictions of the last part."""
     optimizer.zero_grad(set_to_none=True)
     size = p.batch_size // p.accumulate
@@ -265,7 +265,8 @@ def _open(p: TrainParams, split: str, samples: int):
     return data
 
 
-def _optimizer(model, p: TrainParams):
+def make_optimizer(model, p: TrainParams):
+    """AdamW with timm's parameter groups, and its schedule: warm-up, then cosine to 0, counted in steps."""
     groups = param_groups_weight_decay(model, p.weight_decay, no_weight_decay_list=("cls_token",))
     optimizer = torch.optim.AdamW(groups, lr=p.lr * p.batch_size / 256, betas=(0.9, 0.95), fused=True)
     warmup = {"warmup_t": min(p.warmup, p.steps - 1), "warmup_lr_init": 0.0, "warmup_prefix": True}

@@ -44,7 +44,7 @@ def test_commands_are_understood(monkeypatch):
     lines = commands("fmlib")
     assert len(lines) >= 5
     for _, command, *words in lines:
-        if command == "train":
+        if command in ("train", "bench"):
             for word in words:
                 parse_setting(word.removeprefix("--"), asdict(TrainParams()))
         elif command in ("run", "params"):

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 
-from fmlib.data import open_dataset, synthetic
+from fmlib.data import open_dataset
+from fmlib.scenes import archive as maker
 from fmlib.scenes.archive import generate, tile_origin
 from fmlib.scenes.biomes import BIOMES
 from fmlib.scenes.render import CLASS_OF, classes_of, render_scene
@@ -40,7 +41,7 @@ def test_every_file_has_the_published_name_size_type_and_grid(archive, table):
     assert len(table) == 10
     assert len(list(archive.rglob("*.tif"))) == 10 * (12 + 2 + 1)
     for index, row in enumerate(table):
-        name = synthetic._names(index, 3, 120)
+        name = maker._names(index, 3, 120)
         truth = render_scene([3, index], biome=name["biome"], day=name["day"], ascending=name["ascending"])
         tile, square, col, row_index = S2_NAME.fullmatch(row["patch_id"]).groups()
         scene, *place = S1_NAME.fullmatch(row["s1_name"]).groups()
@@ -100,8 +101,8 @@ def test_class_names_are_those_of_the_real_table(real_data):
 
 
 def test_splits_are_by_place_and_in_proportion():
-    names = [synthetic._names(index, 0, 120) for index in range(512)]
-    places = {s: {n["patch_id"].split("_T")[1][:5] for n in names if n["split"] == s} for s in synthetic.SPLITS}
+    names = [maker._names(index, 0, 120) for index in range(512)]
+    places = {s: {n["patch_id"].split("_T")[1][:5] for n in names if n["split"] == s} for s in maker.SPLITS}
     assert not places["train"] & places["test"]
     assert not places["train"] & places["validation"]
     assert not places["validation"] & places["test"]
@@ -153,19 +154,19 @@ def test_a_finished_folder_is_kept_and_other_arguments_are_refused(tmp_path):
 
 
 def test_an_interrupted_run_leaves_nothing_and_starts_again(tmp_path, monkeypatch):
-    whole = synthetic._write_scene
+    whole = maker._write_scene
 
     def stop_at_two(job):
         if job[1] == 2:
             raise KeyboardInterrupt
         return whole(job)
 
-    monkeypatch.setattr(synthetic, "_write_scene", stop_at_two)
+    monkeypatch.setattr(maker, "_write_scene", stop_at_two)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path / "made", 4, size=24, jobs=1)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(synthetic, "_write_scene", whole)
-    dead = synthetic._fresh_part(tmp_path / "made")
+    monkeypatch.setattr(maker, "_write_scene", whole)
+    dead = maker._fresh_part(tmp_path / "made")
     dead = dead.rename(re.sub(r"-\d+\.part", "-999999999.part", str(dead)))  # as a killed run leaves it
     root = generate(tmp_path / "made", 4, size=24, jobs=1)
     assert list(tmp_path.iterdir()) == [root]

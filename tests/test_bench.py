@@ -1,0 +1,33 @@
+"""The benchmark counts what it says it counts."""
+
+import json
+
+import pytest
+
+from fmlib.bench import bench_train
+from fmlib.cli import main
+from fmlib.train import TrainParams
+
+SMALL = TrainParams(data="ombria", preset="nano", img_size=32, patch_size=8, batch_size=4, num_threads=1, device="cpu")
+
+
+def test_figures_agree_with_each_other():
+    found = bench_train(SMALL, seconds=0.1)
+    assert found["steps"] >= 5
+    assert found["pairs_per_s"] == pytest.approx(4 / (found["ms_per_step"] / 1e3))
+    assert found["share"] == pytest.approx(found["tflop_per_s"] / found["matrix_tflop_per_s"])
+    assert 0 < found["share"] < 1
+    assert found["peak_memory_gib"] is None
+
+
+def test_work_grows_with_what_is_shown():
+    """Twice the visible patches cost more than half again as much in the encoder, at least a fifth in all."""
+    few, many = (bench_train(SMALL.__class__(**vars(SMALL) | {"mask_ratio": r}), seconds=0.1) for r in (0.75, 0.25))
+    work = [f["tflop_per_s"] * f["ms_per_step"] for f in (few, many)]
+    assert work[1] > 1.2 * work[0]
+
+
+def test_command_prints_json(capsys):
+    words = ["--data=ombria", "--preset=nano", "--img_size=32", "--batch_size=4", "--num_threads=1", "--device=cpu"]
+    assert main(["bench", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] >= 5
