@@ -8,7 +8,9 @@ from pathlib import Path
 from fmlib.modality import Modality
 
 MANIFESTS = Path(__file__).resolve().parent.parent / "data_manifests"
-TASKS = ("multi-label", "segmentation", "none")
+TASKS = ("multi-label", "single-label", "segmentation", "fusion", "none")
+ACCESS = ("direct", "git", "form", "made")
+OPTIONAL = {"options"}
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,17 @@ class Manifest:
         licence: name of the licence, or ``"none stated"``.
         terms: what the licence asks for, in a sentence.
         citation: the publication to cite.
-        task: ``"multi-label"``, ``"segmentation"`` or ``"none"``.
+        access: ``"direct"`` (its files can be fetched), ``"git"`` (a repository to clone), ``"form"`` (behind a
+            registration or a hosting service's page), or ``"made"`` (by this project).
+        how: what to do to get it, in a sentence or two.
+        task: one of `TASKS`.
         classes: class names; a label's index is the place in this order.
         splits: name of each split, and how it was made.
         sensors: one `Modality` a sensor, in the order models see them.
         statistics: for each sensor, where its mean and std come from.
-        files: published files, each ``{path, url, md5}``, and ``bytes`` where the size is known.
+        files: published files, each ``{path}``, and ``url``, ``bytes``, ``md5`` or ``sha256`` where they are known.
         traps: what to know before trusting a number measured on it.
+        options: arguments for the reader, e.g. the patterns of its files' paths.
     """
 
     name: str
@@ -41,6 +47,8 @@ class Manifest:
     licence: str
     terms: str
     citation: str
+    access: str
+    how: str
     task: str
     classes: tuple[str, ...]
     splits: dict[str, str]
@@ -48,6 +56,7 @@ class Manifest:
     statistics: dict[str, str]
     files: tuple[dict, ...]
     traps: tuple[str, ...]
+    options: dict
 
     def root(self, path: str | Path | None = None) -> Path:
         """Folder of this data set.
@@ -92,17 +101,18 @@ def load_manifest(name: str) -> Manifest:
 
 def _manifest(table: dict, path: Path) -> Manifest:
     keys = {field.name for field in fields(Manifest)} - {"statistics"}  # written beside each sensor's numbers
-    _check_keys(table, required=keys, allowed=keys, where=str(path))
+    _check_keys(table, required=keys - OPTIONAL, allowed=keys, where=str(path))
     if table["name"] != path.stem:
         raise ValueError(f"{path}: name is {table['name']!r}, but the file is called {path.stem!r}; make them equal")
-    if table["task"] not in TASKS:
-        raise ValueError(f"{path}: task {table['task']!r} is not one of {TASKS}")
+    for key, known in (("task", TASKS), ("access", ACCESS)):
+        if table[key] not in known:
+            raise ValueError(f"{path}: {key} {table[key]!r} is not one of {known}")
     for entry in table["files"]:
-        _check_keys(entry, {"path", "url", "md5"}, {"path", "url", "md5", "bytes"}, f"{path}: files")
+        _check_keys(entry, {"path"}, {"path", "url", "bytes", "md5", "sha256"}, f"{path}: files")
     sensors = {name: _sensor(name, entry, path) for name, entry in table["sensors"].items()}
     statistics = {name: entry["statistics"] for name, entry in table["sensors"].items()}
     lists = {key: tuple(table[key]) for key in ("classes", "files", "traps")}
-    return Manifest(**{**table, **lists, "sensors": sensors, "statistics": statistics})
+    return Manifest(**{"options": {}, **table, **lists, "sensors": sensors, "statistics": statistics})
 
 
 def _sensor(name: str, entry: dict, path: Path) -> Modality:

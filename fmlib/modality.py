@@ -7,6 +7,22 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+ON_NODATA = ("error", "mean", "keep")
+
+
+def to_decibel(power: np.ndarray) -> np.ndarray:
+    """``10·log10(power)``; zero and negative power, which no decibel can express, become NaN."""
+    return 10 * np.log10(np.where(power > 0, power, np.nan))
+
+
+# (unit of the files, unit of the sample) → function of a band. Sentinel-2 stores an offset since baseline 04.00.
+CONVERSIONS = {
+    ("linear power", "dB"): to_decibel,
+    ("linear amplitude", "dB"): lambda amplitude: 2 * to_decibel(amplitude),
+    ("reflectance", "reflectance × 10000"): lambda reflectance: reflectance * 10000,
+    ("reflectance × 10000 + 1000", "reflectance × 10000"): lambda number: number - 1000,
+}
+
 
 @dataclass(frozen=True)
 class Modality:
@@ -22,6 +38,10 @@ class Modality:
         groups: bands whose targets are normalised together (MAESTRO, arXiv 2508.10894); default: one group.
         rgb: the three bands (or one) that make a picture of it.
         title: name for figures, e.g. ``"Sentinel-1"``.
+        stored_unit: unit of the files where it is not `unit`, see `CONVERSIONS`; readers convert it.
+        nodata: stored values that mean "no data", besides NaN, infinity and a file's own nodata tag.
+        on_nodata: what readers do with such pixels: ``"error"`` refuses the image, ``"mean"`` fills each band with its
+            mean and marks the pixel in the sample's ``"valid"``, ``"keep"`` leaves finite ones as they are.
     """
 
     name: str
@@ -34,14 +54,18 @@ class Modality:
     groups: tuple[tuple[str, ...], ...] = field(default=())
     rgb: tuple[str, ...] = field(default=())
     title: str = ""
+    stored_unit: str = ""
+    nodata: tuple[float, ...] = ()
+    on_nodata: str = "error"
 
     def __post_init__(self):
-        for key in ("bands", "valid_range", "mean", "std", "patch_size", "rgb"):
+        for key in ("bands", "valid_range", "mean", "std", "patch_size", "rgb", "nodata"):
             object.__setattr__(self, key, tuple(getattr(self, key)))
         groups = tuple(tuple(group) for group in self.groups) or (self.bands,)
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "rgb", self.rgb or self.bands[:1])
         object.__setattr__(self, "title", self.title or self.name)
+        object.__setattr__(self, "stored_unit", self.stored_unit or self.unit)
         self._check()
 
     def _check(self):
@@ -59,6 +83,13 @@ class Modality:
             raise ValueError(f"modality {self.name!r}: groups {self.groups} must hold each of {self.bands} once")
         if unknown := set(self.rgb) - set(self.bands):
             raise ValueError(f"modality {self.name!r}: rgb names {sorted(unknown)}, which are not among {self.bands}")
+        if self.stored_unit != self.unit and (self.stored_unit, self.unit) not in CONVERSIONS:
+            known = "; ".join(f"{stored!r} to {unit!r}" for stored, unit in CONVERSIONS)
+            raise ValueError(
+                f"modality {self.name!r}: no conversion from {self.stored_unit!r} to {self.unit!r}; known: {known}"
+            )
+        if self.on_nodata not in ON_NODATA:
+            raise ValueError(f"modality {self.name!r}: on_nodata {self.on_nodata!r} is not one of {ON_NODATA}")
 
     @property
     def in_chans(self) -> int:

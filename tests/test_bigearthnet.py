@@ -10,13 +10,15 @@ import rasterio
 from rasterio import Affine
 
 from fmlib.data import choose_dataset, find_datasets, open_dataset
-from fmlib.data.bigearthnet import COARSE, BigEarthNetV2, count_pairs, patch_folder
-from fmlib.data.raster import Footprint, check_footprints, read_band, resample
+from fmlib.data.bigearthnet import COARSE, BigEarthNetV2, patch_folder
+from fmlib.data.raster import Footprint, check_footprints, read_band
+from fmlib.data.resample import resample
 from fmlib.manifest import load_manifest
 
 MANIFEST = load_manifest("bigearthnet-v2")
 MAXIMA = [1314, 3958, 3784, 3598, 3268, 5112, 6383, 6620, 6652, 5943, 4203, 3652]  # of the published S2 patch
 S2_BANDS = MANIFEST.sensors["s2"].bands
+ALWAYS = ("id", "label", "lonlat", "place")
 TILE, SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP", "S1A_IW_GRDH_1SDV_20170613T165043"
 PATCHES = [f"{TILE}_{col}_48" for col in (70, 71, 72, 73)]
 S1_NAMES = [f"{SCENE}_33UUP_{col}_48" for col in (70, 71, 72, 73)]
@@ -97,11 +99,10 @@ def test_a_sample_keeps_decibels_band_order_and_labels(shared_archive):
     data = opened(shared_archive)
     assert len(data) == 2
     sample = data[1]
-    assert {key: value.shape for key, value in sample.items() if key != "id"} == {
-        "s1": (2, 120, 120),
-        "s2": (12, 120, 120),
-        "label": (19,),
-    }
+    shapes = {key: value.shape for key, value in sample.items() if not isinstance(value, str)}
+    assert shapes == {"s1": (2, 120, 120), "s2": (12, 120, 120), "label": (19,), "lonlat": (2,)}
+    assert sample["place"] == "T33UUP"
+    np.testing.assert_allclose(sample["lonlat"], (13.4625, 48.2191), atol=1e-3)
     assert all(sample[key].dtype == np.float32 for key in ("s1", "s2", "label"))
     assert sample["id"] == PATCHES[1]
     assert sample["s1"][:, 0, 0].tolist() == [-9.25, -19.25]  # VV before VH, fractions kept
@@ -123,7 +124,7 @@ def test_coarse_bands_are_repeated_by_nearest_and_smoothed_by_bilinear(shared_ar
 def test_a_subset_of_sensors_and_bands(shared_archive):
     s2 = MANIFEST.sensors["s2"].replace(bands=("B08", "B04"), mean=(1, 1), std=(1, 1), groups=(), rgb=("B04",))
     data = BigEarthNetV2(shared_archive, "train", {"s2": s2}, MANIFEST.classes)
-    assert set(data[0]) == {"s2", "label", "id"}
+    assert set(data[0]) == {"s2", *ALWAYS}
     assert data[0]["s2"][:, 0, 0].tolist() == [8000, 4000]
 
 
@@ -157,9 +158,9 @@ def test_missing_patches_are_an_error_skipped_or_kept(archive):
         opened(archive)
     assert opened(archive, on_missing="skip").patches.to_pylist() == [PATCHES[1]]
     kept = opened(archive, on_missing="keep")
-    assert [sorted(sample) for sample in kept] == [["id", "label", "s2"], ["id", "label", "s1", "s2"]]
+    assert [sorted(sample) for sample in kept] == [sorted([*ALWAYS, "s2"]), sorted([*ALWAYS, "s1", "s2"])]
     assert opened(archive, on_missing="skip")[0]["label"].nonzero()[0].tolist() == [0]  # rows stay together
-    assert count_pairs(archive) == 1
+    assert find_datasets(archive.parent)["bigearthnet-v2"] == 1
 
 
 def test_nothing_on_disk_is_an_error_whatever_is_asked(archive):
@@ -178,8 +179,8 @@ def test_nothing_on_disk_is_an_error_whatever_is_asked(archive):
         (s1_path, np.zeros((2, 120, 120), np.float32), "2 bands, expected a file of one band"),
         (s1_path, np.zeros((60, 120), np.float32), r"\(60, 120\) pixels, expected \(120, 120\)"),
         (s1_path, np.full((120, 120), -10, np.int16), "stored as int16, expected float32; decibels must not be cut"),
-        (s1_path, np.full((120, 120), np.nan, np.float32), "14400 of 14400 values are not finite"),
-        (s2_path, np.zeros((120, 120), np.uint16), "every value is nodata"),
+        (s1_path, np.full((120, 120), np.nan, np.float32), "every value of 's1' band VV is no data"),
+        (s2_path, np.zeros((120, 120), np.uint16), "every value of 's2' band B08 is no data"),
         (s2_path, np.ones((120, 120), np.float32), "stored as float32, expected uint16"),
     ],
 )
@@ -313,7 +314,8 @@ def test_resample_keeps_values_and_centres():
 
 
 def test_read_band_returns_what_is_stored(shared_archive):
-    band, footprint = read_band(s1_path(shared_archive, 0, "VV"), (120, 120), "float32")
+    band, nodata, footprint = read_band(s1_path(shared_archive, 0, "VV"), (120, 120), "float32")
+    assert nodata is None
     assert band.dtype == np.float32
     assert band[0, 0] == -10.25
     assert footprint == ("EPSG:32633", 384000, 5341200, 385200, 5342400)
@@ -331,8 +333,8 @@ def real(real_data):
 
 def test_published_files_read_one_by_one(real):
     radar, optical = opened(real, "validation", on_missing="keep", with_map=True)
-    assert sorted(radar) == ["id", "label", "s1"]
-    assert sorted(optical) == ["id", "label", "s2"]
+    assert sorted(radar) == sorted([*ALWAYS, "s1"])
+    assert sorted(optical) == sorted([*ALWAYS, "s2"])
     low, high = radar["s1"].min((1, 2)), radar["s1"].max((1, 2))
     np.testing.assert_allclose(low, [-25.438206, -35.393803])  # VV, VH
     np.testing.assert_allclose(high, [9.746194, 2.098618])

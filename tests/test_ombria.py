@@ -47,8 +47,9 @@ def archive(shared_archive, tmp_path):
     return shutil.copytree(shared_archive, tmp_path / "ombria", copy_function=os.link)
 
 
-def opened(root, split="train", **options):
-    return Ombria(root, split, MANIFEST.sensors, MANIFEST.classes, **options)
+def opened(root, split="train", sensors=MANIFEST.sensors, **options):
+    modalities = {name: MANIFEST.sensors.get(name) for name in sensors}
+    return Ombria(root, split, modalities, MANIFEST.classes, **options)
 
 
 def test_a_sample_holds_both_sensors_and_the_flood(archive):

@@ -4,6 +4,7 @@ A sample is ``{"s1": float32 (C, H, W) in physical units, …, "label": …, "id
 the dict. Readers import what they need (rasterio, pyarrow) only when their layout is opened.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,16 @@ __all__ = ["center_crop", "choose_dataset", "collate", "find_datasets", "open_da
 
 MIN_PAIRS = 64  # fewer make no batch worth pretraining on
 PREFERRED = ("bigearthnet-v2", "ombria", "synthetic")
+
+# layout → module of `fmlib.data`, its reader, and the packages it needs beyond those of training
+READERS = {
+    "bigearthnet-v1": ("bigearthnet_v1", "BigEarthNetV1", ("rasterio",)),
+    "bigearthnet-v2": ("bigearthnet", "BigEarthNetV2", ("rasterio", "pyarrow")),
+    "folders": ("folders", "Folders", ("rasterio",)),
+    "ombria": ("ombria", "Ombria", ()),
+    "sen12ms": ("sen12ms", "Sen12MS", ("rasterio",)),
+    "ssl4eo-s12": ("ssl4eo", "SSL4EO", ("rasterio",)),
+}
 
 
 def open_dataset(
@@ -44,6 +55,7 @@ def open_dataset(
     if not folder.is_dir():
         raise FileNotFoundError(f"{name} is not at {folder}; {_how_to_get(manifest, root)}")
     modalities = {sensor: manifest.sensors[sensor] for sensor in sensors or manifest.sensors}
+    options = {**manifest.options, **options}
     return _reader(manifest)(folder, split, modalities, manifest.classes, name=name, **options)
 
 
@@ -54,9 +66,9 @@ def find_datasets(root: str | Path | None = None) -> dict[str, int]:
         root: folder that holds all data sets; default: FMLIB_DATA, else `data/`.
 
     Returns:
-        For each one found, the number of its complete sensor pairs in the training split.
+        For each one found, the number of complete samples of its training split.
     """
-    counts = {name: _count_pairs(load_manifest(name), root) for name in list_manifests()}
+    counts = {name: look(load_manifest(name), root)[0] for name in list_manifests()}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -76,8 +88,9 @@ def choose_dataset(root: str | Path | None = None) -> str:
         if found.get(name, 0) >= MIN_PAIRS:
             return name
     looked = "; ".join(
-        f"{load_manifest(name).root(root)}: {found.get(name, 0)} pairs{_lacking_packages(load_manifest(name))}"
-        for name in PREFERRED
+        f"{manifest.root(root)}: {count} pairs{f' ({why})' if why else ''}"
+        for manifest in map(load_manifest, PREFERRED)
+        for count, why in [look(manifest, root)]
     )
     raise FileNotFoundError(
         f"no data set with {MIN_PAIRS} or more complete training pairs under {Path(root or data_root())} ({looked}). "
@@ -85,32 +98,33 @@ def choose_dataset(root: str | Path | None = None) -> str:
     )
 
 
+def look(manifest: Manifest, root: str | Path | None = None) -> tuple[int, str]:
+    """What of a data set lies under a root.
+
+    Args:
+        manifest: the data set.
+        root: folder that holds all data sets; default: FMLIB_DATA, else `data/`.
+
+    Returns:
+        Number of complete training samples, and why it is 0 where it is.
+    """
+    if not manifest.root(root).is_dir():
+        return 0, "not here"
+    if lacking := [name for name in READERS.get(manifest.layout, ("", "", ()))[2] if find_spec(name) is None]:
+        return 0, f"not looked at: install {', '.join(lacking)}"
+    try:
+        return len(open_dataset(manifest.name, "train", root, on_missing="skip")), ""
+    except (FileNotFoundError, ValueError) as error:
+        return 0, str(error)
+
+
 def _reader(manifest: Manifest):
-    if manifest.layout == "ombria":
-        from fmlib.data.ombria import Ombria
-
-        return Ombria
-    if manifest.layout == "bigearthnet-v2":
-        from fmlib.data.bigearthnet import BigEarthNetV2
-
-        return BigEarthNetV2
-    raise ValueError(f"{manifest.name}: no reader for the layout {manifest.layout!r}; correct its manifest")
-
-
-def _count_pairs(manifest: Manifest, root: str | Path | None) -> int:
-    if not manifest.root(root).is_dir() or _lacking_packages(manifest):
-        return 0
-    if manifest.layout == "ombria":
-        from fmlib.data.ombria import count_pairs
-    else:
-        from fmlib.data.bigearthnet import count_pairs
-    return count_pairs(manifest.root(root))
-
-
-def _lacking_packages(manifest: Manifest) -> str:
-    needed = ("rasterio", "pyarrow") if manifest.layout == "bigearthnet-v2" else ()
-    lacking = [package for package in needed if find_spec(package) is None]
-    return f" (not looked at: install {', '.join(lacking)})" if lacking else ""
+    if manifest.layout not in READERS:
+        raise ValueError(
+            f"{manifest.name}: no reader for the layout {manifest.layout!r}; there are {', '.join(READERS)}"
+        )
+    module, reader, _ = READERS[manifest.layout]
+    return getattr(import_module(f"fmlib.data.{module}"), reader)
 
 
 def _how_to_get(manifest: Manifest, root: str | Path | None) -> str:

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fmlib.data.raster import MODES, check_footprints, read_band, resample
+from fmlib.data.raster import check_footprints, lonlat, read_band
+from fmlib.data.resample import MODES
+from fmlib.data.sample import Raw, to_sample
 from fmlib.modality import Modality
 
 METADATA = "metadata.parquet"
@@ -63,8 +65,8 @@ class BigEarthNetV2:
         split: ``"train"``, ``"validation"`` or ``"test"``, as metadata.parquet has it.
         modalities: sensors to read, ``"s1"``, ``"s2"`` or both; their bands are read in the order given.
         classes: class names, in label order.
-        size: side of every returned image in pixels; the native 10 m grid is 120.
-        resample: how bands are brought to `size`: ``"nearest"`` or ``"bilinear"``.
+        size: side of every returned image in pixels; None is the native 10 m grid of 120.
+        resample: how bands are brought to `size`: ``"nearest"``, ``"bilinear"`` or ``"area"``.
         on_missing: a patch whose folder is absent is an ``"error"``; ``"skip"`` leaves out every patch that is not
             complete; ``"keep"`` leaves the absent sensor out of the sample, as long as the patch has anything.
         exclude_snow_cloud: leave out patches with seasonal snow, cloud or shadow; False reads their table too.
@@ -82,7 +84,7 @@ class BigEarthNetV2:
         split: str,
         modalities: dict[str, Modality],
         classes: tuple[str, ...],
-        size: int = SIZE,
+        size: int | None = None,
         resample: str = "nearest",
         on_missing: str = "error",
         exclude_snow_cloud: bool = True,
@@ -107,27 +109,37 @@ class BigEarthNetV2:
         return len(self.patches)
 
     def __getitem__(self, index: int) -> dict:
-        sample, footprints = {}, {}
+        return to_sample(self.read(index), self.modalities, self.size, self.resample)
+
+    def read(self, index: int) -> Raw:
+        """One patch as its files store it; raises if they do not cover the same ground."""
+        raw, footprints = Raw({}, {"id": self.patches[index].as_py()}, {}), {}
         for kind in self.kinds:
             if self.there[kind][index]:
-                sample[kind] = self._read(kind, index, footprints)
+                self._read(kind, index, raw, footprints)
         check_footprints(footprints, tolerance=5.0)  # metres: half a pixel
-        return sample | {"label": self.labels[index].astype(np.float32), "id": self.patches[index].as_py()}
+        tile = raw.extras["id"].split("_")[-3]  # …_T33UUP_75_43
+        raw.extras.update(label=self.labels[index].astype(np.float32), place=tile)
+        raw.extras["lonlat"] = lonlat(next(iter(footprints.values())))
+        return raw
 
-    def _read(self, kind: str, index: int, footprints: dict) -> np.ndarray:
+    def _read(self, kind: str, index: int, raw: Raw, footprints: dict) -> None:
         patch = (self.s1_names if kind == "s1" else self.patches)[index].as_py()
         folder = patch_folder(self.root, kind, patch)
         bands = ("reference_map",) if kind == "map" else self.modalities[kind].bands
+        files = {band: folder / f"{patch}_{band}.tif" for band in bands}
         images = []
-        for band in bands:
-            path, side = folder / f"{patch}_{band}.tif", COARSE.get(band, SIZE)
-            image, footprints[str(path)] = read_band(path, (side, side), DTYPES[kind])
-            images.append(image if kind == "map" else resample(image, self.size, self.resample))
+        for band, path in files.items():
+            side = COARSE.get(band, SIZE)
+            image, nodata, footprints[str(path)] = read_band(path, (side, side), DTYPES[kind])
+            images.append(image)
+        raw.files[kind] = tuple(files.values())
         if kind == "map":
-            return resample(self.class_of_code[images[0]], self.size, "nearest").astype(np.uint8)
-        image = np.stack(images)
-        self.modalities[kind].check(image, str(folder))
-        return image
+            raw.extras["map"] = self.class_of_code[images[0]]
+            return
+        raw.bands[kind] = images
+        if nodata is not None:
+            raw.nodata[kind] = nodata
 
 
 def patch_folder(root: Path, kind: str, patch: str) -> Path:
@@ -212,15 +224,6 @@ def multi_hot(table: pa.Table, classes: tuple[str, ...]) -> np.ndarray:
     hot = np.zeros((len(table), len(classes)), np.uint8)
     hot[rows, index.to_numpy()] = 1
     return hot
-
-
-def count_pairs(root: Path) -> int:
-    """Number of complete Sentinel-1 and Sentinel-2 training pairs on disk, 0 where there are none."""
-    try:
-        table = read_metadata(root, "train")
-    except (FileNotFoundError, ValueError):
-        return 0
-    return int(np.logical_and(*(find_patches(root, kind, _names(table, kind)) for kind in ("s1", "s2"))).sum())
 
 
 def _names(table: pa.Table, kind: str) -> pa.Array:

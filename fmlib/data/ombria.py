@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fmlib.data.sample import Raw, to_sample
 from fmlib.modality import Modality
 
 SIZE = 256  # pixels a side of every published image
@@ -38,10 +39,12 @@ class Ombria:
     Args:
         root: folder that holds OmbriaS1 and OmbriaS2.
         split: ``"train"``, ``"validation"`` or ``"test"`` (as published).
-        modalities: the sensors to read, ``"s1"``, ``"s2"`` or both.
+        modalities: the sensors to read, ``"s1"``, ``"s2"`` or both, in the order they are returned.
         classes: names of labels 0 and 1.
         dates: ``"before"``, ``"after"`` or both.
-        sensors: names of the sensors to read out of `modalities`; default: all.
+        size: side of every returned image in pixels; None is the native 256.
+        resample: how images are brought to `size`: ``"nearest"``, ``"bilinear"`` or ``"area"``.
+        on_missing: a site that lacks a file is an ``"error"``; ``"skip"`` leaves such sites out.
         validation: share of the published training sites held back for validation, 0 to 0.5.
         seed: chooses the runs held back.
         name: name of the data set.
@@ -58,20 +61,23 @@ class Ombria:
         modalities: dict[str, Modality],
         classes: tuple[str, ...],
         dates: tuple[str, ...] = DATES,
-        sensors: tuple[str, ...] | None = None,
+        size: int | None = None,
+        resample: str = "nearest",
+        on_missing: str = "error",
         validation: float = VALIDATION,
         seed: int = 0,
         name: str = "ombria",
     ):
-        sensors, dates = tuple(sensors or modalities), tuple(dates)
+        dates = tuple(dates)
         _check_choice("split", (split,), ("train", "validation", "test"))
         _check_choice("dates", dates, DATES)
-        _check_choice("sensors", sensors, tuple(key for key in modalities if key in ("s1", "s2")))
+        _check_choice("on_missing", (on_missing,), ("error", "skip"))
+        _check_choice("sensors", tuple(modalities), ("s1", "s2"))
         self.root, self.split, self.name = Path(root), split, name
-        self.modalities = {sensor: modalities[sensor] for sensor in sensors}
-        self.classes, self.dates = tuple(classes), dates
+        self.modalities, self.classes, self.dates = dict(modalities), tuple(classes), dates
+        self.size, self.resample = size, resample
         self.folder = "test" if split == "test" else "train"
-        self.sites = self._split_sites(find_sites(self.root, self.folder), validation, seed)
+        self.sites = self._split_sites(find_sites(self.root, self.folder, on_missing), validation, seed)
 
     def _split_sites(self, sites: list[str], validation: float, seed: int) -> list[str]:
         if self.split == "test":
@@ -89,17 +95,21 @@ class Ombria:
         return len(self.sites) * len(self.dates)
 
     def __getitem__(self, index: int) -> dict:
+        return to_sample(self.read(index), self.modalities, self.size, self.resample)
+
+    def read(self, index: int) -> Raw:
+        """One site on one date as its files store it."""
         site, date = self.sites[index // len(self.dates)], self.dates[index % len(self.dates)]
-        s2 = read_image(self.path("s2", date, site), channels=3)
-        valid = s2.any(0)
-        sample = {}
-        for name, modality in self.modalities.items():
-            image = s2 if name == "s2" else read_image(self.path("s1", date, site), channels=1)
-            sample[name] = image.astype(np.float32)
-            modality.check(sample[name], str(self.path(name, date, site)))
+        files = {name: (self.path(name, date, site),) for name in ("s1", "s2")}
+        images = {"s2": read_image(*files["s2"], channels=3)}  # always read: it says where there are no data
+        if "s1" in self.modalities:
+            images["s1"] = read_image(*files["s1"], channels=1)
+        valid = images["s2"].any(0)
+        extras = {"valid": valid, "id": f"{self.folder}/{site}/{date}", "place": site}
         if date == "after":
-            sample["label"] = np.where(valid, read_mask(self.path("s1", "mask", site)), IGNORE).astype(np.uint8)
-        return sample | {"valid": valid, "id": f"{self.folder}/{site}/{date}", "place": site}
+            files["label"] = (self.path("s1", "mask", site),)
+            extras["label"] = np.where(valid, read_mask(*files["label"]), IGNORE).astype(np.uint8)
+        return Raw({name: images[name] for name in self.modalities}, extras, files)
 
     def path(self, sensor: str, kind: str, site: str) -> Path:
         """File of one site: `kind` is ``"before"``, ``"after"`` or ``"mask"``."""
@@ -112,11 +122,11 @@ def image_path(root: Path, sensor: str, folder: str, kind: str, site: str) -> Pa
     return Path(root) / f"Ombria{sensor}" / folder / kind.upper() / f"{sensor}_{kind}_{site}.png"
 
 
-def find_sites(root: Path, folder: str) -> list[str]:
+def find_sites(root: Path, folder: str, on_missing: str = "error") -> list[str]:
     """Sites of a published folder (``"train"`` or ``"test"``), sorted, every one complete.
 
     Raises:
-        FileNotFoundError: a folder is missing or empty, or a site lacks one of its files.
+        FileNotFoundError: a folder is missing or empty, or a site lacks one of its files and is not to be skipped.
     """
     found = {}
     for sensor, kind in (("s1", "before"), ("s1", "after"), ("s1", "mask"), ("s2", "before"), ("s2", "after")):
@@ -128,7 +138,8 @@ def find_sites(root: Path, folder: str) -> list[str]:
             )
         pattern = re.compile(rf"{sensor.upper()}_{kind}_(\d{{4}})\.png")
         found[sensor, kind] = {match[1] for entry in place.iterdir() if (match := pattern.fullmatch(entry.name))}
-    sites = sorted(set.union(*found.values()))
+    join = set.intersection if on_missing == "skip" else set.union
+    sites = sorted(join(*found.values()))
     for (sensor, kind), there in found.items():
         if lacking := sorted(set(sites) - there):
             raise FileNotFoundError(
@@ -191,15 +202,6 @@ def read_mask(path: Path) -> np.ndarray:
     if other := sorted(set(np.unique(mask).tolist()) - {0, 255}):
         raise ValueError(f"{path}: a flood mask holds 0 and 255, found {other[:5]} too; fetch it again")
     return mask // 255
-
-
-def count_pairs(root: Path) -> int:
-    """Number of complete sensor pairs to train on (without those held back), 0 where there is no OMBRIA."""
-    try:
-        sites = find_sites(root, "train")
-    except FileNotFoundError:
-        return 0
-    return len(split_blocks(sites, VALIDATION, seed=0)[0]) * len(DATES)
 
 
 def _check_choice(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:

@@ -1,15 +1,12 @@
-"""Reading single-band GeoTIFFs, and bringing bands of different pixel size onto one grid."""
+"""Reading GeoTIFFs as they are stored, and where on the ground they lie."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import rasterio
-import torch
-import torch.nn.functional as F
 from rasterio.errors import RasterioError
-
-MODES = {"nearest": "nearest-exact", "bilinear": "bilinear"}  # nearest-exact: by pixel centre
+from rasterio.warp import transform
 
 
 class Footprint(NamedTuple):
@@ -22,8 +19,35 @@ class Footprint(NamedTuple):
     top: float
 
 
-def read_band(path: str | Path, shape: tuple[int, int], dtype: str) -> tuple[np.ndarray, Footprint]:
-    """Read one single-band raster as it is stored.
+class Raster(NamedTuple):
+    """A GeoTIFF as it is stored: (C, rows, cols) pixels, nodata tag, names of the bands, and the ground it covers."""
+
+    pixels: np.ndarray
+    nodata: float | None
+    descriptions: tuple[str | None, ...]
+    footprint: Footprint
+
+
+def read_raster(path: str | Path) -> Raster:
+    """Read all bands of a raster in their stored type.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: truncated, or not a raster.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing; fetch or extract it again")
+    try:
+        # The folder listing that GDAL makes for side-car files costs more than reading a small band.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(path) as source:
+            footprint = Footprint(str(source.crs), *source.bounds)
+            return Raster(source.read(), source.nodata, source.descriptions, footprint)
+    except RasterioError as error:
+        raise ValueError(f"{path}: cannot be read ({error}): truncated or no GeoTIFF; extract it again") from error
+
+
+def read_band(path: str | Path, shape: tuple[int, int], dtype: str) -> tuple[np.ndarray, float | None, Footprint]:
+    """Read a raster that must be a single band of known size and type.
 
     Args:
         path: the GeoTIFF.
@@ -31,42 +55,21 @@ def read_band(path: str | Path, shape: tuple[int, int], dtype: str) -> tuple[np.
         dtype: stored type it must have, e.g. ``"float32"``.
 
     Returns:
-        (rows, cols) array of that type, and the ground it covers.
+        (rows, cols) array of that type, its nodata tag, and the ground it covers.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: truncated or not a raster; wrong size, band count or type; values that are not finite; all nodata.
+        ValueError: truncated or not a raster; wrong size, band count or type.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing; extract its archive again")
-    try:
-        # The folder listing that GDAL makes for side-car files costs more than reading a small band.
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(path) as source:
-            _check_layout(source, path, shape, dtype)
-            band, nodata = source.read(1), source.nodata
-            footprint = Footprint(str(source.crs), *source.bounds)
-    except RasterioError as error:
-        raise ValueError(f"{path}: cannot be read ({error}): truncated or no GeoTIFF; extract it again") from error
-    _check_values(band, nodata, path)
-    return band, footprint
-
-
-def _check_layout(source, path, shape, dtype) -> None:
-    if source.count != 1:
-        raise ValueError(f"{path}: {source.count} bands, expected a file of one band; split it, or check the layout")
-    if source.shape != tuple(shape):
-        raise ValueError(f"{path}: {source.shape} pixels, expected {tuple(shape)}; extract it again, uncropped")
-    if source.dtypes[0] != dtype:
+    pixels, nodata, _, footprint = read_raster(path)
+    if len(pixels) != 1:
+        raise ValueError(f"{path}: {len(pixels)} bands, expected a file of one band; split it, or check the layout")
+    if pixels.shape[1:] != tuple(shape):
+        raise ValueError(f"{path}: {pixels.shape[1:]} pixels, expected {tuple(shape)}; extract it again, uncropped")
+    if pixels.dtype != dtype:
         hint = "decibels must not be cut to integers" if dtype == "float32" else "no scaling must have been applied"
-        raise ValueError(f"{path}: stored as {source.dtypes[0]}, expected {dtype}; {hint}: use the published file")
-
-
-def _check_values(band, nodata, path) -> None:
-    if band.dtype.kind == "f" and not np.isfinite(band).all():
-        count = int((~np.isfinite(band)).sum())
-        raise ValueError(f"{path}: {count} of {band.size} values are not finite; mask or fill them, or drop the patch")
-    if nodata is not None and (band == nodata).all():
-        raise ValueError(f"{path}: every value is nodata ({nodata:g}); drop the patch")
+        raise ValueError(f"{path}: stored as {pixels.dtype}, expected {dtype}; {hint}: use the published file")
+    return pixels[0], nodata, footprint
 
 
 def check_footprints(footprints: dict[str, Footprint], tolerance: float) -> None:
@@ -94,27 +97,9 @@ def check_footprints(footprints: dict[str, Footprint], tolerance: float) -> None
             )
 
 
-def resample(band: np.ndarray, size: int | tuple[int, int], method: str = "nearest") -> np.ndarray:
-    """Bring a band onto a grid of another size over the same ground.
-
-    Pixel centres are aligned, so a band keeps its place on the ground. Bilinear averages when it shrinks.
-
-    Args:
-        band: (rows, cols).
-        size: side of the wanted grid, or (rows, cols).
-        method: ``"nearest"`` (keeps measured values) or ``"bilinear"`` (smooth, lowers the deviation).
-
-    Returns:
-        (rows, cols) float32 of the wanted size.
-
-    Raises:
-        ValueError: unknown method.
-    """
-    if method not in MODES:
-        raise ValueError(f"resampling method {method!r} is not one of {tuple(MODES)}")
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    image = torch.from_numpy(band.astype(np.float32))
-    if tuple(image.shape) != size:
-        smooth = method == "bilinear"
-        image = F.interpolate(image[None, None], size=size, mode=MODES[method], antialias=smooth)[0, 0]
-    return image.numpy()
+def lonlat(footprint: Footprint) -> np.ndarray:
+    """Longitude and latitude of a footprint's centre, (2,) degrees (WGS 84); NaN where it has no reference system."""
+    if footprint.crs == "None":
+        return np.full(2, np.nan)
+    x, y = (footprint.left + footprint.right) / 2, (footprint.bottom + footprint.top) / 2
+    return np.concatenate(transform(footprint.crs, "EPSG:4326", [x], [y]))
