@@ -10,18 +10,13 @@ import numpy as np
 ON_NODATA = ("error", "mean", "keep")
 
 
-def to_decibel(power: np.ndarray) -> np.ndarray:
-    """``10·log10(power)``; zero and negative power, which no decibel can express, become NaN."""
-    return 10 * np.log10(np.where(power > 0, power, np.nan))
-
-
-# (unit of the files, unit of the sample) → function of a band. Sentinel-2 stores an offset since baseline 04.00.
-CONVERSIONS = {
-    ("linear power", "dB"): to_decibel,
-    ("linear amplitude", "dB"): lambda amplitude: 2 * to_decibel(amplitude),
-    ("reflectance", "reflectance × 10000"): lambda reflectance: reflectance * 10000,
-    ("reflectance × 10000 + 1000", "reflectance × 10000"): lambda number: number - 1000,
-}
+# (unit of the files, unit of the sample); `fmlib.data.sample` converts. Sentinel-2 adds 1000 since baseline 04.00.
+CONVERSIONS = (
+    ("linear power", "dB"),
+    ("linear amplitude", "dB"),
+    ("reflectance", "reflectance × 10000"),
+    ("reflectance × 10000 + 1000", "reflectance × 10000"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,10 +33,11 @@ class Modality:
         groups: bands whose targets are normalised together (MAESTRO, arXiv 2508.10894); default: one group.
         rgb: the three bands (or one) that make a picture of it.
         title: name for figures, e.g. ``"Sentinel-1"``.
-        stored_unit: unit of the files where it is not `unit`, see `CONVERSIONS`; readers convert it.
+        stored_unit: unit of the files where it is another, see `CONVERSIONS`; readers convert it.
         nodata: stored values that mean "no data", besides NaN, infinity and a file's own nodata tag.
         on_nodata: what readers do with such pixels: ``"error"`` refuses the image, ``"mean"`` fills each band with its
-            mean and marks the pixel in the sample's ``"valid"``, ``"keep"`` leaves finite ones as they are.
+            mean and marks the pixel in the sample's ``"valid"``, ``"keep"`` leaves finite ones as they are, and an
+            image that is one value everywhere, too (the sea in an elevation model).
     """
 
     name: str
@@ -65,7 +61,6 @@ class Modality:
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "rgb", self.rgb or self.bands[:1])
         object.__setattr__(self, "title", self.title or self.name)
-        object.__setattr__(self, "stored_unit", self.stored_unit or self.unit)
         self._check()
 
     def _check(self):
@@ -83,7 +78,7 @@ class Modality:
             raise ValueError(f"modality {self.name!r}: groups {self.groups} must hold each of {self.bands} once")
         if unknown := set(self.rgb) - set(self.bands):
             raise ValueError(f"modality {self.name!r}: rgb names {sorted(unknown)}, which are not among {self.bands}")
-        if self.stored_unit != self.unit and (self.stored_unit, self.unit) not in CONVERSIONS:
+        if self.stored_unit and (self.stored_unit, self.unit) not in CONVERSIONS:
             known = "; ".join(f"{stored!r} to {unit!r}" for stored, unit in CONVERSIONS)
             raise ValueError(
                 f"modality {self.name!r}: no conversion from {self.stored_unit!r} to {self.unit!r}; known: {known}"
@@ -102,12 +97,13 @@ class Modality:
             raise ValueError(f"modality {self.name!r} has no band {unknown}; it has {self.bands}")
         return [self.bands.index(band) for band in bands]
 
-    def check(self, image: np.ndarray, source: str) -> None:
+    def check(self, image: np.ndarray, source: str, valid: np.ndarray | None = None) -> None:
         """Raise if an image cannot be this sensor's.
 
         Args:
             image: (C, H, W), in `unit`.
             source: where it was read, named in the error.
+            valid: (H, W) bool, which pixels were measured and not filled; default: all.
 
         Raises:
             ValueError: wrong band count, non-finite values, one constant value everywhere, decibels that look like
@@ -118,10 +114,13 @@ class Modality:
                 f"{source}: shape {tuple(image.shape)}, but {self.name!r} has {self.in_chans} bands {self.bands}, "
                 f"so ({self.in_chans}, H, W) was expected; check the band list of the manifest"
             )
+        image = image if valid is None else image[:, valid]
+        if not image.size:
+            raise ValueError(f"{source}: no pixel has data in every band of {self.name!r}; drop this sample")
         if not np.isfinite(image).all():
             count = int((~np.isfinite(image)).sum())
             raise ValueError(f"{source}: {count} values of {self.name!r} are not finite; mask or fill them first")
-        if image.min() == image.max():
+        if image.min() == image.max() and self.on_nodata != "keep":
             raise ValueError(
                 f"{source}: every value of {self.name!r} is {image.min():g} (all nodata?); drop this sample"
             )

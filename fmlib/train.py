@@ -23,7 +23,9 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
 from fmlib.data import open_dataset
-from fmlib.data.batches import augment, batch_indices, center_crop, preload
+from fmlib.data.augment import augment, center_crop
+from fmlib.data.batches import batch_indices, preload
+from fmlib.data.records import Records
 from fmlib.evaluate import sensor_losses
 from fmlib.layers import to_pair
 from fmlib.manifest import load_manifest
@@ -77,6 +79,7 @@ class TrainParams:
     out: str = "runs/pretrain"  # run folder
 
 
+IN_MEMORY = 2 * 2**30  # bytes of packed records above which they are read from disk as they are needed
 _MASK_SEED, _CROP_SEED, _VALIDATION_SEED = 1, 2, 3  # streams of random numbers that never meet
 
 
@@ -168,10 +171,10 @@ def train_step(p: TrainParams, model, optimizer, images, masks: Masks) -> tuple[
 
 
 def _batch(p: TrainParams, model, data, device, step: int):
-    """The images, masks and sample ids of one step; they depend on the seed and the step's number only."""
+    """The images, masks and sample ids of one step: they follow from the seed and the step's number."""
     per_epoch = max(len(data) // p.batch_size, 1)
     indices = batch_indices(len(data), p.batch_size, step // per_epoch, p.seed)[step % per_epoch]
-    batch = data.batch(indices)
+    batch = data.batch(indices, device)
     images = augment({n: batch[n] for n in data.modalities}, p.img_size, generator=_generator(p, _CROP_SEED, step))
     masks = draw_masks(
         model.grids,
@@ -183,19 +186,17 @@ def _batch(p: TrainParams, model, data, device, step: int):
         sensor_drop=p.sensor_drop,
         present=batch["present"],
     )
-    images = {name: image.to(device, non_blocking=True) for name, image in images.items()}
     return images, {name: mask.to(device) for name, mask in masks.items()}, batch["id"]
 
 
 def _validation_batch(p: TrainParams, model, device):
     """Fixed samples, cropped in the middle, with fixed masks."""
     data = _open(p, "validation", p.validation_samples)
-    batch = data.batch(range(len(data)))
+    batch = data.batch(range(len(data)), device)
     images = center_crop({n: batch[n] for n in data.modalities}, p.img_size)
-    generator = _generator(p, _VALIDATION_SEED, 0)
-    options = {"generator": generator, "block_size": p.block_size, "present": batch["present"]}
+    options = {"generator": _generator(p, _VALIDATION_SEED, 0), "block_size": p.block_size, "present": batch["present"]}
     masks = draw_masks(model.grids, len(data), p.mask_strategy, p.mask_ratio, **options)
-    return {n: x.to(device) for n, x in images.items()}, {n: m.to(device) for n, m in masks.items()}
+    return images, {n: m.to(device) for n, m in masks.items()}
 
 
 def _validate(p: TrainParams, model, images, masks) -> dict[str, float]:
@@ -259,7 +260,9 @@ def _check(p: TrainParams):
 
 
 def _open(p: TrainParams, split: str, samples: int):
-    data = preload(open_dataset(p.data, split, p.data_root), samples=samples or None)
+    data = open_dataset(p.data, split, p.data_root)
+    if samples or not isinstance(data, Records) or data.nbytes < IN_MEMORY:
+        data = preload(data, samples=samples or None)
     if split == "train" and len(data) < p.batch_size:
         raise ValueError(f"{p.data!r} has {len(data)} training samples, fewer than one batch of {p.batch_size}")
     return data

@@ -5,10 +5,11 @@ the dict. Readers import what they need (rasterio, pyarrow) only when their layo
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
-from fmlib.data.batches import center_crop, collate, preload
+from fmlib.data.augment import center_crop
+from fmlib.data.batches import collate, preload
+from fmlib.data.records import Records, find_records
 from fmlib.manifest import Manifest, data_root, list_manifests, load_manifest
 
 __all__ = ["center_crop", "choose_dataset", "collate", "find_datasets", "open_dataset", "preload"]
@@ -16,19 +17,23 @@ __all__ = ["center_crop", "choose_dataset", "collate", "find_datasets", "open_da
 MIN_PAIRS = 64  # fewer make no batch worth pretraining on
 PREFERRED = ("bigearthnet-v2", "ombria", "synthetic")
 
-# layout → module of `fmlib.data`, its reader, and the packages it needs beyond those of training
-READERS = {
-    "bigearthnet-v1": ("bigearthnet_v1", "BigEarthNetV1", ("rasterio",)),
-    "bigearthnet-v2": ("bigearthnet", "BigEarthNetV2", ("rasterio", "pyarrow")),
-    "folders": ("folders", "Folders", ("rasterio",)),
-    "ombria": ("ombria", "Ombria", ()),
-    "sen12ms": ("sen12ms", "Sen12MS", ("rasterio",)),
-    "ssl4eo-s12": ("ssl4eo", "SSL4EO", ("rasterio",)),
+READERS = {  # layout → module of `fmlib.data`, and its reader
+    "bigearthnet-v1": ("bigearthnet_v1", "BigEarthNetV1"),
+    "bigearthnet-v2": ("bigearthnet", "BigEarthNetV2"),
+    "folders": ("folders", "Folders"),
+    "ombria": ("ombria", "Ombria"),
+    "sen12ms": ("sen12ms", "Sen12MS"),
+    "ssl4eo-s12": ("ssl4eo", "SSL4EO"),
 }
 
 
 def open_dataset(
-    name: str, split: str, root: str | Path | None = None, sensors: tuple[str, ...] | None = None, **options
+    name: str,
+    split: str,
+    root: str | Path | None = None,
+    sensors: tuple[str, ...] | None = None,
+    records: bool | None = None,
+    **options,
 ):
     """Open a data set by the name of its manifest.
 
@@ -37,6 +42,8 @@ def open_dataset(
         split: one of the manifest's splits, e.g. ``"train"``.
         root: folder that holds all data sets; default: FMLIB_DATA, else `data/`.
         sensors: which of its sensors to read; default: all.
+        records: read packed records (True), the original files (False), or records where `fmlib data pack` has made
+            them with these same options, else the files (None). The samples are the same.
         options: passed to the reader, e.g. ``size=120`` or ``dates=("after",)``.
 
     Returns:
@@ -56,6 +63,11 @@ def open_dataset(
         raise FileNotFoundError(f"{name} is not at {folder}; {_how_to_get(manifest, root)}")
     modalities = {sensor: manifest.sensors[sensor] for sensor in sensors or manifest.sensors}
     options = {**manifest.options, **options}
+    packed = None if records is False else find_records(folder, split, options)
+    if packed:
+        return Records(packed, modalities, **{key: options[key] for key in ("size", "resample") if key in options})
+    if records:
+        raise FileNotFoundError(f"no records of {name}/{split} with these options in {folder}; fmlib data pack {name}")
     return _reader(manifest)(folder, split, modalities, manifest.classes, name=name, **options)
 
 
@@ -110,10 +122,10 @@ def look(manifest: Manifest, root: str | Path | None = None) -> tuple[int, str]:
     """
     if not manifest.root(root).is_dir():
         return 0, "not here"
-    if lacking := [name for name in READERS.get(manifest.layout, ("", "", ()))[2] if find_spec(name) is None]:
-        return 0, f"not looked at: install {', '.join(lacking)}"
     try:
         return len(open_dataset(manifest.name, "train", root, on_missing="skip")), ""
+    except ModuleNotFoundError as error:
+        return 0, f"not looked at: install {error.name}"
     except (FileNotFoundError, ValueError) as error:
         return 0, str(error)
 
@@ -123,7 +135,7 @@ def _reader(manifest: Manifest):
         raise ValueError(
             f"{manifest.name}: no reader for the layout {manifest.layout!r}; there are {', '.join(READERS)}"
         )
-    module, reader, _ = READERS[manifest.layout]
+    module, reader = READERS[manifest.layout]
     return getattr(import_module(f"fmlib.data.{module}"), reader)
 
 

@@ -1,6 +1,5 @@
-"""From samples to batches: stacking, reading a data set into memory, and geometric augmentation."""
+"""From samples to batches: stacking samples, and reading a data set into memory."""
 
-import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -72,18 +71,19 @@ class Preloaded:
         sample |= {key: sample[key].astype(np.float32) for key in self.modalities if key in sample}
         return sample | self.extras[index]
 
-    def batch(self, indices) -> dict:
+    def batch(self, indices, device: torch.device | str = "cpu") -> dict:
         """The batch that `collate` makes of these samples, without going through samples.
 
         One difference: a sensor that all of these samples lack is zeros here, since its shape is known.
 
         Args:
             indices: (B,) sample numbers.
+            device: where the images are wanted; they travel in the type they are held in.
         """
         indices = np.asarray(indices)
         present = {name: torch.from_numpy(self.present[name][indices]) for name in self.modalities}
         batch = {
-            name: torch.from_numpy(self.arrays[name][indices].astype(np.float32, copy=False))
+            name: torch.from_numpy(self.arrays[name][indices]).to(device, non_blocking=True).float()
             for name in self.modalities
             if name in self.arrays
         }
@@ -192,81 +192,3 @@ def batch_indices(n: int, batch_size: int, epoch: int, seed: int) -> list[np.nda
         raise ValueError(f"n and batch_size must be 1 or more, got {n} and {batch_size}")
     order = np.random.default_rng([seed, epoch]).permutation(n)
     return [order] if n < batch_size else list(order[: n - n % batch_size].reshape(-1, batch_size))
-
-
-def augment(
-    images: dict[str, Tensor], crop: int | tuple[int, int] | None, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Crop and flip at random, each sample by itself and all its sensors alike.
-
-    Flips are horizontal and vertical, each with probability one half. A mask can ride along as (B, 1, H, W).
-
-    Args:
-        images: sensor to (B, C, H, W), any device; sensors may have different pixel sizes over the same ground.
-        crop: side, or (rows, cols), in pixels of the largest sensor; None keeps the whole image.
-        generator: source of all random numbers; its device may differ from the images'.
-
-    Returns:
-        Sensor to (B, C, h, w).
-
-    Raises:
-        ValueError: the crop is larger than the image, or does not fall on whole pixels of every sensor.
-    """
-    size, steps = _common_grid(images)
-    crop = _pair(crop, size)
-    count = len(next(iter(images.values())))
-    draw = {"generator": generator, "device": generator.device}
-    starts, flips = [], []
-    for axis in (0, 1):
-        places = (size[axis] - crop[axis]) // steps[axis] + 1
-        starts.append(torch.randint(max(places, 1), (count,), **draw) * steps[axis])
-        flips.append(torch.rand(count, **draw) < 0.5)
-    return {name: _cut(name, image, size, crop, starts, flips) for name, image in images.items()}
-
-
-def center_crop(images: dict[str, Tensor], crop: int | tuple[int, int]) -> dict[str, Tensor]:
-    """Cut the same central window out of all sensors; arguments, result and errors as `augment`."""
-    size, steps = _common_grid(images)
-    crop = _pair(crop, size)
-    count = len(next(iter(images.values())))
-    places = [(size[axis] - crop[axis]) // 2 // steps[axis] * steps[axis] for axis in (0, 1)]
-    starts = [torch.full((count,), place) for place in places]
-    flips = [torch.zeros(count, dtype=torch.bool)] * 2
-    return {name: _cut(name, image, size, crop, starts, flips) for name, image in images.items()}
-
-
-def _pair(crop: int | tuple[int, int] | None, size: tuple[int, int]) -> tuple[int, int]:
-    if crop is None:
-        return size
-    rows, cols = (crop, crop) if isinstance(crop, int) else crop
-    if not (0 < rows <= size[0] and 0 < cols <= size[1]):
-        raise ValueError(f"crop {(rows, cols)} does not fit into an image of {size} pixels; choose it no larger")
-    return rows, cols
-
-
-def _common_grid(images: dict[str, Tensor]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Size of the largest sensor, and the steps in its pixels that are whole pixels of every sensor."""
-    size = tuple(max(image.shape[axis] for image in images.values()) for axis in (2, 3))
-    for name, image in images.items():
-        if any(full % side for full, side in zip(size, image.shape[2:], strict=True)):
-            raise ValueError(
-                f"{name!r} has {tuple(image.shape[2:])} pixels, which do not divide the {size} of the largest sensor; "
-                "resample it"
-            )
-    steps = tuple(math.lcm(*(size[axis] // image.shape[axis + 2] for image in images.values())) for axis in (0, 1))
-    return size, steps
-
-
-def _cut(name: str, image: Tensor, size: tuple, crop: tuple, starts: list, flips: list) -> Tensor:
-    index = []
-    for axis in (0, 1):
-        factor = size[axis] // image.shape[axis + 2]  # pixels of the largest sensor in one of this sensor
-        if crop[axis] % factor:
-            raise ValueError(f"crop {crop} is no whole number of pixels of {name!r} (each is {factor} wide); change it")
-        offsets = torch.arange(crop[axis] // factor, device=starts[axis].device)
-        offsets = torch.where(flips[axis][:, None], offsets.flip(0), offsets)  # (B, side)
-        index.append((starts[axis][:, None] // factor + offsets).to(image.device))
-    rows, cols = index
-    pixels = (rows[:, :, None] * image.shape[3] + cols[:, None, :]).flatten(1)  # (B, h·w)
-    out = image.flatten(2).gather(2, pixels[:, None].expand(-1, image.shape[1], -1))
-    return out.unflatten(2, (rows.shape[1], cols.shape[1]))

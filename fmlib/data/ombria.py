@@ -99,17 +99,24 @@ class Ombria:
 
     def read(self, index: int) -> Raw:
         """One site on one date as its files store it."""
-        site, date = self.sites[index // len(self.dates)], self.dates[index % len(self.dates)]
-        files = {name: (self.path(name, date, site),) for name in ("s1", "s2")}
-        images = {"s2": read_image(*files["s2"], channels=3)}  # always read: it says where there are no data
-        if "s1" in self.modalities:
-            images["s1"] = read_image(*files["s1"], channels=1)
-        valid = images["s2"].any(0)
+        site, date = self._site_and_date(index)
+        files = self.files(index)
+        s2 = read_image(self.path("s2", date, site), channels=3)  # always read: it says where there are no data
+        valid = s2.any(0)
         extras = {"valid": valid, "id": f"{self.folder}/{site}/{date}", "place": site}
-        if date == "after":
-            files["label"] = (self.path("s1", "mask", site),)
+        if "label" in files:
             extras["label"] = np.where(valid, read_mask(*files["label"]), IGNORE).astype(np.uint8)
-        return Raw({name: images[name] for name in self.modalities}, extras, files)
+        bands = {name: s2 if name == "s2" else read_image(*files[name], channels=1) for name in self.modalities}
+        return Raw(bands, extras, files)
+
+    def files(self, index: int) -> dict[str, tuple[Path, ...]]:
+        """The files of one sample: one a sensor, and the mask's after the flood."""
+        site, date = self._site_and_date(index)
+        files = {name: (self.path(name, date, site),) for name in self.modalities}
+        return files | ({"label": (self.path("s1", "mask", site),)} if date == "after" else {})
+
+    def _site_and_date(self, index: int) -> tuple[str, str]:
+        return self.sites[index // len(self.dates)], self.dates[index % len(self.dates)]
 
     def path(self, sensor: str, kind: str, site: str) -> Path:
         """File of one site: `kind` is ``"before"``, ``"after"`` or ``"mask"``."""

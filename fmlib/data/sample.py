@@ -1,13 +1,27 @@
-"""From files to samples: what every reader returns, and the one way from there to images in physical units."""
+"""From files to samples: what every reader returns, and the one way from there to images in physical units.
+
+The same functions serve one sample on a CPU and a batch of packed records on a GPU.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fmlib.data.resample import resample
-from fmlib.modality import CONVERSIONS, Modality
+from fmlib.modality import Modality
+
+# (unit of the files, unit of the sample) → function of a tensor, see `fmlib.modality.CONVERSIONS`
+_CONVERT = {
+    ("linear power", "dB"): lambda power: 10 * power.log10(),
+    ("linear amplitude", "dB"): lambda amplitude: 20 * amplitude.log10(),
+    ("reflectance", "reflectance × 10000"): lambda reflectance: reflectance * 10000,
+    ("reflectance × 10000 + 1000", "reflectance × 10000"): lambda number: number - 1000,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,69 +61,122 @@ def to_sample(
     Raises:
         ValueError: values that the rule refuses, or an image that `Modality.check` refuses; the file is named.
     """
-    sample, valid = {}, [raw.extras["valid"]] if "valid" in raw.extras else []
+    sample, missing = {}, []
     for name, modality in modalities.items():
         if name not in raw.bands:
             continue
-        bands = raw.bands[name]
-        grid = size or (max(band.shape[0] for band in bands), max(band.shape[1] for band in bands))
-        layers, missing = [], []
+        files, tag = [str(file) for file in raw.files[name]], raw.nodata.get(name)
+        bands = [torch.from_numpy(_torch_ready(band)) for band in raw.bands[name]]
         for channel, band in enumerate(bands):
-            source = raw.files[name][min(channel, len(raw.files[name]) - 1)]
-            values, absent = clean(band, modality, channel, raw.nodata.get(name), str(source))
-            layers.append(resample(values, grid, method))
+            _refuse(band, modality, channel, tag, files[min(channel, len(files) - 1)])
+        groups = [((channel,), band[None]) for channel, band in enumerate(bands)]
+        image, absent = to_image(groups, modality, size, method, tag)
+        sample[name] = image.numpy()
+        modality.check(sample[name], files[0], None if absent is None else ~absent.numpy())
+        if absent is not None:
             missing.append(absent)
-        sample[name] = np.stack(layers)
-        modality.check(sample[name], str(raw.files[name][0]))
-        if modality.on_nodata == "mean":
-            valid.append(~np.logical_or.reduce([resample(absent, grid) > 0 for absent in missing]))
     extras = {key: _to_grid(key, value, size) for key, value in raw.extras.items() if key != "valid"}
-    if valid:
-        largest = size or max(mask.shape for mask in valid)
-        extras["valid"] = np.logical_and.reduce([resample(mask, largest) > 0 for mask in valid])
+    valid = torch.from_numpy(raw.extras["valid"]) if "valid" in raw.extras else None
+    if not missing and any(modality.on_nodata == "mean" for modality in modalities.values()):
+        missing = [torch.zeros(max(image.shape[1:] for image in sample.values()), dtype=torch.bool)]
+    if (valid := merge_valid(valid, missing, size)) is not None:
+        extras["valid"] = valid.numpy()
     return sample | extras
+
+
+def to_image(
+    groups: Sequence[tuple[Sequence[int], Tensor]],
+    modality: Modality,
+    size: int | tuple[int, int] | None = None,
+    method: str = "nearest",
+    tag: float | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Bring stored bands of one sensor to one grid, in the sensor's unit; nothing is refused here.
+
+    Args:
+        groups: channel numbers, and their (…, len(channels), rows, cols) stored values; every channel in one group.
+        modality: the sensor.
+        size: side of the image, or (rows, cols); None: the largest group's.
+        method: of resampling.
+        tag: the files' own no-data value, or None.
+
+    Returns:
+        (…, C, rows, cols) float32 image. If the sensor's rule is to fill, pixels without data hold the band's mean,
+        and a (…, rows, cols) bool mask is True where any band had none; else the mask is None.
+    """
+    size = size or tuple(max(bands.shape[axis] for _, bands in groups) for axis in (-2, -1))
+    layers, missing = [], []
+    for channels, bands in groups:
+        values = _convert(bands, modality)
+        if modality.on_nodata == "mean":
+            tagged, broken = _faults(bands, modality, tag)
+            mean = torch.tensor([modality.mean[channel] for channel in channels], device=values.device)
+            values = torch.where(tagged | broken, mean[:, None, None], values)
+            missing.append(resample(tagged | broken, size) > 0)
+        layers.append(resample(values, size, method))
+    order = [channel for channels, _ in groups for channel in channels]
+    image = torch.cat(layers, -3)
+    if order != sorted(order):
+        image = image[..., np.argsort(order).tolist(), :, :]
+    return image, torch.cat(missing, -3).any(-3) if missing else None
+
+
+def _convert(bands: Tensor, modality: Modality) -> Tensor:
+    """Stored values in the sensor's unit, float32."""
+    values = bands.float()
+    return _CONVERT[modality.stored_unit, modality.unit](values) if modality.stored_unit else values
+
+
+def _faults(bands: Tensor, modality: Modality, tag: float | None) -> tuple[Tensor, Tensor]:
+    """Where stored values are a no-data tag, and where they are otherwise without a finite value in the unit."""
+    tagged = torch.zeros(bands.shape, dtype=torch.bool, device=bands.device)
+    for number in (*modality.nodata, *(() if tag is None else (tag,))):
+        tagged |= bands.float() == np.float32(number)
+    return tagged, ~_convert(bands, modality).isfinite() & ~tagged
+
+
+def merge_valid(valid: Tensor | None, missing: Sequence[Tensor], size) -> Tensor | None:
+    """Where every sensor has data: what a reader says, less what the sensors' rules found, on the largest grid.
+
+    Args:
+        valid: (…, rows, cols) bool, or None where the reader does not say.
+        missing: (…, rows, cols) bool of each sensor whose rule is to fill.
+        size: of the result; None: the largest of these.
+
+    Returns:
+        (…, rows, cols) bool; None where there is neither.
+    """
+    masks = [] if valid is None else [valid]
+    masks += [~absent for absent in missing]
+    if not masks:
+        return None
+    size = (size, size) if isinstance(size, int) else size or max(tuple(mask.shape[-2:]) for mask in masks)
+    masks = [mask if tuple(mask.shape[-2:]) == size else resample(mask, size) > 0 for mask in masks]
+    return reduce(torch.logical_and, masks)
+
+
+def _refuse(band: Tensor, modality: Modality, channel: int, tag: float | None, source: str) -> None:
+    """Raise if a band has no data at all, or some without that the rule does not fill."""
+    tagged, broken = _faults(band, modality, tag)
+    tags, others, name = int(tagged.sum()), int(broken.sum()), f"{modality.name!r} band {modality.bands[channel]}"
+    if tags + others == band.numel():
+        raise ValueError(f"{source}: every value of {name} is no data; drop this sample")
+    if modality.on_nodata == "keep":
+        tags = 0
+    if modality.on_nodata != "mean" and tags + others:
+        counts = " and ".join(f"{count} {what}" for count, what in ((others, "not finite"), (tags, "nodata")) if count)
+        raise ValueError(
+            f'{source}: of {band.numel()} values of {name} {counts}; drop this sample, or set on_nodata = "mean" in '
+            "the manifest to fill and mark them"
+        )
+
+
+def _torch_ready(array: np.ndarray) -> np.ndarray:
+    """A copy that torch may own, in a type whose arithmetic torch has; every stored value is kept."""
+    return np.array(array, np.float32) if array.dtype.itemsize <= 2 or array.dtype.kind == "f" else np.array(array)
 
 
 def _to_grid(key: str, value, size):
     if size is None or key not in ("label", "map") or np.ndim(value) != 2:
         return value
     return resample(value, size).astype(value.dtype)
-
-
-def clean(
-    band: np.ndarray, modality: Modality, channel: int, tag: float | None, source: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Apply a sensor's no-data rule to one band and bring it to the sensor's unit.
-
-    Args:
-        band: (rows, cols) stored values.
-        modality: its sensor.
-        channel: which of its bands.
-        tag: the file's own no-data value, or None.
-        source: where it was read, named in errors.
-
-    Returns:
-        (rows, cols) float32 in the sensor's unit, and a (rows, cols) bool mask of the pixels without data.
-
-    Raises:
-        ValueError: all pixels are without data, or some are and the rule does not fill them.
-    """
-    values, name = band.astype(np.float32), f"{modality.name!r} band {modality.bands[channel]}"
-    tagged = np.isin(values, [np.float32(x) for x in (*modality.nodata, tag) if x is not None])
-    if modality.stored_unit != modality.unit:
-        values = CONVERSIONS[modality.stored_unit, modality.unit](np.where(tagged, np.nan, values)).astype(np.float32)
-    broken = ~np.isfinite(values)
-    if (tagged | broken).all():
-        raise ValueError(f"{source}: every value of {name} is no data; drop this sample")
-    missing = broken if modality.on_nodata == "keep" else tagged | broken
-    if missing.any():
-        if modality.on_nodata != "mean":
-            kinds = [
-                f"{n} {what}" for n, what in ((broken.sum(), "not finite"), ((missing & ~broken).sum(), "nodata")) if n
-            ]
-            raise ValueError(
-                f"{source}: of {band.size} values of {name} {' and '.join(kinds)}; drop this sample, or set "
-                'on_nodata = "mean" in the manifest to fill and mark them'
-            )
-        values = np.where(missing, np.float32(modality.mean[channel]), values)
-    return values, missing
