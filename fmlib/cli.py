@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+from fmlib import cli_data
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status.
@@ -14,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after `fmlib`; default: those of the process.
     """
     args, rest = _parser().parse_known_args(argv)
-    if rest and args.command not in (_train, _bench):
+    if rest and args.command not in (_train, _bench_train):
         _parser().error(f"unknown: {' '.join(rest)}")  # only training takes parameters by name
     args.rest = rest
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets a run kill its processes before it goes
@@ -35,7 +37,7 @@ def _is_ours(error: Exception) -> bool:
     """Errors that explain themselves: bad input, missing files, failed runs."""
     from fmlib.run import RunError
 
-    return isinstance(error, ValueError | OSError | ArithmeticError | RunError)
+    return isinstance(error, ValueError | OSError | ArithmeticError | ImportError | RunError)
 
 
 # ---- the commands -----------------------------------------------------------------------------------------------
@@ -85,10 +87,10 @@ def _train(args: argparse.Namespace) -> None:
     train(args.rest)
 
 
-def _bench(args: argparse.Namespace) -> None:
+def _bench_train(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from fmlib.bench import bench_train
+    from fmlib.bench.train import bench_train
     from fmlib.params import parse_setting
     from fmlib.train import TrainParams, read_params
 
@@ -97,32 +99,11 @@ def _bench(args: argparse.Namespace) -> None:
     print(json.dumps(bench_train(read_params(given)), indent=2, ensure_ascii=False))
 
 
-def _data(args: argparse.Namespace) -> None:
-    from fmlib.data import find_datasets
-    from fmlib.manifest import data_root, list_manifests, load_manifest
+def _bench_loader(args: argparse.Namespace) -> None:
+    from fmlib.bench.loader import bench_loader
 
-    if args.name:
-        _show(load_manifest(args.name))
-        return
-    root = args.root or data_root()
-    found = find_datasets(root)
-    print(f"data sets known, and what lies under {root}:")
-    for name in list_manifests():
-        here = f"{found[name]} training pairs" if name in found else "–"
-        print(f"  {name:18} {here:22} {load_manifest(name).title}")
-
-
-def _show(manifest) -> None:
-    for key in ("title", "home", "licence", "terms", "citation", "layout", "folder", "task"):
-        print(f"{key:9} {getattr(manifest, key)}")
-    for name, split in manifest.splits.items():
-        print(f"split     {name}: {split}")
-    for name, sensor in manifest.sensors.items():
-        print(f"sensor    {name}: {sensor.title}, {len(sensor.bands)} bands ({', '.join(sensor.bands)}), {sensor.unit}")
-    if manifest.classes:
-        print(f"classes   {', '.join(manifest.classes)}")
-    for trap in manifest.traps:
-        print(f"trap      {trap}")
+    found = bench_loader(args.folder, args.patches, tuple(args.workers), args.seconds)
+    print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 def _scenes(args: argparse.Namespace) -> None:
@@ -181,13 +162,18 @@ def _parser() -> argparse.ArgumentParser:
 
     command("train", _train, "pretrain a model: fmlib train [params.json] [--name=value ...]")
 
-    command("bench", _bench, "measure the speed of pretraining: fmlib bench [--name=value ...]")
+    bench = command("bench", None, "measure speed, as JSON").add_subparsers(metavar="WHAT", required=True)
+    train = bench.add_parser("train", help="steps of pretraining: fmlib bench train [--name=value ...]")
+    train.set_defaults(command=_bench_train)
+    loader = bench.add_parser("loader", help="reading patches as GeoTIFFs, as LMDB and as records")
+    loader.set_defaults(command=_bench_loader)
+    loader.add_argument("--folder", default="data/bench", metavar="DIR", help="where the patches are made")
+    loader.add_argument("--patches", type=int, default=512, metavar="N", help="scenes made (default: 512)")
+    loader.add_argument("--workers", type=int, nargs="+", default=[0, 2], metavar="N", help="worker processes")
+    loader.add_argument("--seconds", type=float, default=4.0, metavar="S", help="time of each measurement")
 
-    data = command("data", _data, "list the known data sets, or show one")
-    kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    kinds.add_parser("list", help="list all, and which are here").set_defaults(name=None)
-    kinds.add_parser("show", help="show one").add_argument("name", metavar="NAME")
-    data.add_argument("--root", metavar="DIR", help="folder that holds the data; default: FMLIB_DATA, else data")
+    data = command("data", None, "look after data: list, show, fetch, verify, stats, pack")
+    cli_data.add_commands(data)
 
     scenes = command("scenes", _scenes, "generate an archive of synthetic scenes")
     scenes.add_argument("folder", metavar="DIR", help="folder of the archive; notebooks look for data/synthetic")

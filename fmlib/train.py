@@ -289,10 +289,8 @@ def main(argv: list[str] | None = None) -> None:
     """`python -m fmlib.train [params.json] [--name=value …]`."""
     given, defaults = {}, asdict(TrainParams())
     for word in sys.argv[1:] if argv is None else argv:
-        if word.startswith("--"):
-            given |= [parse_setting(word[2:], defaults)]
-        else:
-            given |= json.loads(Path(word).read_text())
+        named = word.startswith("--")
+        given |= [parse_setting(word[2:], defaults)] if named else json.loads(Path(word).read_text())
     train(read_params(given))
 
 

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
-from fmlib.bench import bench_train
+from fmlib.bench.loader import bench_loader, prepare
+from fmlib.bench.train import bench_train
 from fmlib.cli import main
 from fmlib.train import TrainParams
 
@@ -29,5 +31,20 @@ def test_work_grows_with_what_is_shown():
 
 def test_command_prints_json(capsys):
     words = ["--data=ombria", "--preset=nano", "--img_size=32", "--batch_size=4", "--num_threads=1", "--device=cpu"]
-    assert main(["bench", *words]) == 0
+    assert main(["bench", "train", *words]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] >= 5
+
+
+def test_loaders_give_the_same_batches_and_records_are_fastest(tmp_path):
+    formats = prepare(tmp_path, patches=16)
+    tiff, encoded, records = (formats[name][0](range(formats[name][3])) for name in formats)
+    for key, bands in tiff.items():
+        assert torch.equal(bands, encoded[key])
+        assert torch.equal(bands, records[key])
+    found = bench_loader(tmp_path, patches=16, workers=(0,), seconds=0.1, rounds=1)
+    size = found["bytes_per_patch"]
+    assert size == 275_200  # 4 · 120² · 2 + 6 · 60² · 2 + 2 · 20² · 2 + 2 · 120² · 4
+    for figures in found["formats"].values():
+        for kind in ("cold", "warm, 0 workers"):
+            assert figures[kind]["mb_per_s"] == pytest.approx(figures[kind]["patches_per_s"] * size / 1e6)
+    assert found["records_over"]["14 GeoTIFFs"] > 5

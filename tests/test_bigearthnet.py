@@ -7,92 +7,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
-from rasterio import Affine
+from bigearthnet_archive import (
+    MANIFEST,
+    PATCHES,
+    S1_NAMES,
+    make_archive,
+    opened,
+    row,
+    s1_path,
+    s2_path,
+    write,
+)
 
 from fmlib.data import choose_dataset, find_datasets, open_dataset
-from fmlib.data.bigearthnet import COARSE, BigEarthNetV2, patch_folder
-from fmlib.data.raster import Footprint, check_footprints, read_band
-from fmlib.data.resample import resample
-from fmlib.manifest import load_manifest
+from fmlib.data.bigearthnet import BigEarthNetV2, patch_folder
 
-MANIFEST = load_manifest("bigearthnet-v2")
 MAXIMA = [1314, 3958, 3784, 3598, 3268, 5112, 6383, 6620, 6652, 5943, 4203, 3652]  # of the published S2 patch
-S2_BANDS = MANIFEST.sensors["s2"].bands
 ALWAYS = ("id", "label", "lonlat", "place")
-TILE, SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP", "S1A_IW_GRDH_1SDV_20170613T165043"
-PATCHES = [f"{TILE}_{col}_48" for col in (70, 71, 72, 73)]
-S1_NAMES = [f"{SCENE}_33UUP_{col}_48" for col in (70, 71, 72, 73)]
-
-
-def write(path, band, nodata=None, crs="EPSG:32633", origin=(384000, 5342400)):
-    """One band, or (bands, rows, cols), as a GeoTIFF of a 1,200 m patch."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    stack = np.atleast_3d(band.T).T
-    count, rows, cols = stack.shape
-    transform = Affine(1200 / cols, 0, origin[0], 0, -1200 / rows, origin[1])
-    profile = {"height": rows, "width": cols, "count": count, "dtype": stack.dtype, "crs": crs, "transform": transform}
-    with rasterio.open(path, "w", driver="GTiff", nodata=nodata, **profile) as file:
-        file.write(stack)
-
-
-def row(index, split="train", labels=("Pastures", "Marine waters"), snow=False):
-    return {
-        "patch_id": PATCHES[index],
-        "labels": list(labels),
-        "split": split,
-        "country": "Austria",
-        "s1_name": S1_NAMES[index],
-        "s2v1_name": f"S2A_MSIL2A_20170613T101031_7{index}_48",
-        "contains_seasonal_snow": snow,
-        "contains_cloud_or_shadow": False,
-    }
-
-
-def s1_path(root, index, band):
-    return patch_folder(root, "s1", S1_NAMES[index]) / f"{S1_NAMES[index]}_{band}.tif"
-
-
-def s2_path(root, index, band):
-    return patch_folder(root, "s2", PATCHES[index]) / f"{PATCHES[index]}_{band}.tif"
-
-
-def map_path(root, index):
-    return patch_folder(root, "map", PATCHES[index]) / f"{PATCHES[index]}_reference_map.tif"
 
 
 @pytest.fixture(scope="module")
 def shared_archive(tmp_path_factory):
-    """Patches 0 and 1 for training, 2 for validation, 3 under snow; pixel values tell band and patch."""
-    root = tmp_path_factory.mktemp("data") / "bigearthnet-v2"
-    for index in range(4):
-        origin = (300000 + (70 + index) * 1200, 5342400)
-        ramp = np.linspace(0, 0.5, 120 * 120, dtype=np.float32).reshape(120, 120)
-        for band, level in (("VV", -10.25), ("VH", -20.25)):
-            write(s1_path(root, index, band), ramp + level + index, origin=origin)
-        for number, band in enumerate(S2_BANDS):
-            side = COARSE.get(band, 120)
-            pixels = 1000 * (number + 1) + np.arange(side * side).reshape(side, side) % side + index
-            write(s2_path(root, index, band), pixels.astype(np.uint16), nodata=0, origin=origin)
-        codes = np.full((120, 120), 231, np.uint16)  # pastures
-        codes[:60], codes[:5], codes[5] = 523, 335, 0  # sea; glacier, which is no class; nodata
-        write(map_path(root, index), codes, nodata=0, origin=origin)
-    rows = [row(0), row(1, labels=["Urban fabric"]), row(2, "validation")]
-    pq.write_table(pa.Table.from_pylist(rows), root / "metadata.parquet")
-    snow = pa.Table.from_pylist([row(3, snow=True)])
-    pq.write_table(snow, root / "metadata_for_patches_with_snow_cloud_or_shadow.parquet")
-    return root
+    return make_archive(tmp_path_factory.mktemp("data") / "bigearthnet-v2")
 
 
 @pytest.fixture
 def archive(shared_archive, tmp_path):
     """A copy of the shared archive that a test may damage."""
     return shutil.copytree(shared_archive, tmp_path / "bigearthnet-v2")
-
-
-def opened(root, split="train", sensors=("s1", "s2"), classes=MANIFEST.classes, **options):
-    modalities = {name: MANIFEST.sensors[name] for name in sensors}
-    return BigEarthNetV2(root, split, modalities, classes, **options)
 
 
 def test_a_sample_keeps_decibels_band_order_and_labels(shared_archive):
@@ -199,6 +141,30 @@ def test_linear_power_is_refused(archive):
         opened(archive)[0]
 
 
+def test_single_zeros_and_nan(archive):
+    """Files are tagged with nodata 0, but dark water is 0 too: the manifest keeps zeros; NaN is no number anywhere."""
+    path = s2_path(archive, 0, "B08")
+    with rasterio.open(path) as file:
+        pixels = file.read(1)
+    pixels[:3, :4] = 0
+    write(path, pixels, nodata=0)
+    sample = opened(archive)[0]
+    assert (sample["s2"][7] == 0).sum() == 12
+    assert "valid" not in sample
+    fill = {"s2": MANIFEST.sensors["s2"].replace(on_nodata="mean")}
+    filled = BigEarthNetV2(archive, "train", fill, MANIFEST.classes)[0]
+    assert (filled["s2"][7, :3, :4] == np.float32(MANIFEST.sensors["s2"].mean[7])).all()
+    assert (~filled["valid"]).sum() == 12
+    strict = {"s2": MANIFEST.sensors["s2"].replace(on_nodata="error")}
+    with pytest.raises(ValueError, match="of 14400 values of 's2' band B08 12 nodata; drop this sample, or set on_nod"):
+        BigEarthNetV2(archive, "train", strict, MANIFEST.classes)[0]
+    radar = np.linspace(-20, -10, 14400, dtype=np.float32).reshape(120, 120)
+    radar[5, 5] = np.nan
+    write(s1_path(archive, 0, "VH"), radar)
+    with pytest.raises(ValueError, match=r"VH\.tif \(S2A_.*\): of 14400 values of 's1' band VH 1 not finite"):
+        opened(archive)[0]
+
+
 @pytest.mark.parametrize("keep", [0, 100, 20000])
 def test_a_truncated_file_is_named(archive, keep):
     path = s2_path(archive, 0, "B08")
@@ -224,13 +190,6 @@ def test_two_places_are_not_one_patch(archive, changes, message):
     write(s1_path(archive, 0, "VH"), np.linspace(-20, -10, 14400, dtype=np.float32).reshape(120, 120), **changes)
     with pytest.raises(ValueError, match=message):
         opened(archive)[0]
-
-
-def test_footprints_tell_sensors_apart():
-    here = Footprint("EPSG:32633", 0, 0, 1200, 1200)
-    check_footprints({"a": here, "b": here._replace(left=4)}, tolerance=5)
-    with pytest.raises(ValueError, match="b covers"):
-        check_footprints({"a": here, "b": here._replace(left=6)}, tolerance=5)
 
 
 def test_an_unknown_label_is_named(archive):
@@ -300,25 +259,6 @@ def test_choose_dataset_prefers_real_pairs(monkeypatch):
     assert choose_dataset() == "ombria"
     del counts["ombria"]
     assert choose_dataset() == "synthetic"
-
-
-def test_resample_keeps_values_and_centres():
-    band = np.arange(16, dtype=np.uint16).reshape(4, 4)
-    assert resample(band, 4).dtype == np.float32
-    np.testing.assert_array_equal(resample(band, 8)[::2, 1::2], band)
-    assert resample(band[:3, :3], 1).item() == 5  # the middle, not the corner
-    assert resample(band, (2, 4), "bilinear").shape == (2, 4)
-    assert resample(band, 2, "bilinear").mean() == pytest.approx(band.mean())
-    with pytest.raises(ValueError, match="'cubic' is not one of"):
-        resample(band, 8, "cubic")
-
-
-def test_read_band_returns_what_is_stored(shared_archive):
-    band, nodata, footprint = read_band(s1_path(shared_archive, 0, "VV"), (120, 120), "float32")
-    assert nodata is None
-    assert band.dtype == np.float32
-    assert band[0, 0] == -10.25
-    assert footprint == ("EPSG:32633", 384000, 5341200, 385200, 5342400)
 
 
 # -- the published files: three patches, of each of which one kind is there ---------------------------------------

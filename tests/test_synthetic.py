@@ -12,8 +12,9 @@ import pytest
 import rasterio
 
 from fmlib.data import open_dataset
+from fmlib.data.raster import tile_origin
 from fmlib.scenes import archive as maker
-from fmlib.scenes.archive import generate, tile_origin
+from fmlib.scenes.archive import generate
 from fmlib.scenes.biomes import BIOMES
 from fmlib.scenes.render import CLASS_OF, classes_of, render_scene
 from fmlib.scenes.sensors import BANDS, NATIVE

@@ -28,17 +28,18 @@ READERS = {  # layout → module of `fmlib.data`, and its reader
 
 
 def open_dataset(
-    name: str,
+    name: str | Path,
     split: str,
     root: str | Path | None = None,
     sensors: tuple[str, ...] | None = None,
     records: bool | None = None,
     **options,
 ):
-    """Open a data set by the name of its manifest.
+    """Open a data set by the name of its manifest, or one's own by the TOML file that describes it.
 
     Args:
-        name: e.g. ``"ombria"``; `fmlib.manifest.list_manifests` gives all.
+        name: e.g. ``"ombria"``, see `fmlib.manifest.list_manifests`; or a path that ends in ``.toml``, see
+            `fmlib.data.own.open_folder`.
         split: one of the manifest's splits, e.g. ``"train"``.
         root: folder that holds all data sets; default: FMLIB_DATA, else `data/`.
         sensors: which of its sensors to read; default: all.
@@ -53,6 +54,10 @@ def open_dataset(
         FileNotFoundError: it is not on disk; the message says where it was looked for.
         ValueError: unknown name, split, sensor or layout.
     """
+    if str(name).endswith(".toml"):
+        from fmlib.data.own import open_folder
+
+        return open_folder(name, split, sensors, **options)
     manifest = load_manifest(name)
     if split not in manifest.splits:
         raise ValueError(f"{name}: no split {split!r}; it has {tuple(manifest.splits)}")

@@ -3,6 +3,8 @@
 On disk, one single-band GeoTIFF a band (rsim-tu-berlin/bigearthnet-pipeline, arXiv 2407.03653):
 ``BigEarthNet-S2/<tile>/<patch>/<patch>_<band>.tif``, ``BigEarthNet-S1/<scene>/<patch>/<patch>_{VV,VH}.tif``,
 ``Reference_Maps/<tile>/<patch>/<patch>_reference_map.tif``, and ``metadata.parquet`` with labels, split and pairing.
+Or the same values in one LMDB environment, as `fmlib.data.lmdb_store` describes: ``Encoded-BigEarthNet/data.mdb`` with
+the patch names (and ``<patch>_reference_map``) as keys, beside the same ``metadata.parquet``.
 """
 
 import os
@@ -13,8 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fmlib.data.raster import check_footprints, lonlat, read_band
-from fmlib.data.resample import MODES
+from fmlib.data.bigearthnet_patches import (
+    DTYPES,
+    Stored,
+    check_arrays,
+    check_options,
+    choose_rows,
+    multi_hot,
+    patch_footprint,
+    read_files,
+)
+from fmlib.data.corine import class_of_code
+from fmlib.data.raster import check_footprints, lonlat
 from fmlib.data.sample import Raw, to_sample
 from fmlib.modality import Modality
 
@@ -22,35 +34,8 @@ METADATA = "metadata.parquet"
 SNOW_CLOUD = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
 COLUMNS = ["patch_id", "labels", "split", "s1_name", "contains_seasonal_snow", "contains_cloud_or_shadow"]
 FOLDERS = {"s1": "BigEarthNet-S1", "s2": "BigEarthNet-S2", "map": "Reference_Maps"}
-DTYPES = {"s1": "float32", "s2": "uint16", "map": "uint16"}
 FIELDS = {"s1": 3, "s2": 2, "map": 2}  # trailing fields of a patch name that its scene or tile does not have
-SIZE = 120  # pixels a side at 10 m
-COARSE = dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 60) | dict.fromkeys(("B01", "B09"), 20)
-NO_CLASS = 255
-ON_MISSING = ("error", "skip", "keep")
-
-# CORINE land cover 2018, level 3: its codes and the class they belong to. Codes not listed belong to none.
-CLC_CODES = {
-    "Urban fabric": (111, 112),
-    "Industrial or commercial units": (121,),
-    "Arable land": (211, 212, 213),
-    "Permanent crops": (221, 222, 223, 241),
-    "Pastures": (231,),
-    "Complex cultivation patterns": (242,),
-    "Land principally occupied by agriculture, with significant areas of natural vegetation": (243,),
-    "Agro-forestry areas": (244,),
-    "Broad-leaved forest": (311,),
-    "Coniferous forest": (312,),
-    "Mixed forest": (313,),
-    "Natural grassland and sparsely vegetated areas": (321, 333),
-    "Moors, heathland and sclerophyllous vegetation": (322, 323),
-    "Transitional woodland, shrub": (324,),
-    "Beaches, dunes, sands": (331,),
-    "Inland wetlands": (411, 412),
-    "Coastal wetlands": (421, 422),
-    "Inland waters": (511, 512),
-    "Marine waters": (521, 522, 523),
-}
+NODATA = {"s2": 0.0, "map": 0.0}  # tags of the published files, which an LMDB environment does not hold
 
 
 class BigEarthNetV2:
@@ -61,7 +46,8 @@ class BigEarthNetV2:
     for, is (size, size) uint8 class indices, 255 where a pixel has none of the classes.
 
     Args:
-        root: folder that holds metadata.parquet and the three image folders.
+        root: folder that holds metadata.parquet and the three image folders, or a folder with data.mdb
+            (``Encoded-BigEarthNet``, but any name will do).
         split: ``"train"``, ``"validation"`` or ``"test"``, as metadata.parquet has it.
         modalities: sensors to read, ``"s1"``, ``"s2"`` or both; their bands are read in the order given.
         classes: class names, in label order.
@@ -71,6 +57,8 @@ class BigEarthNetV2:
             complete; ``"keep"`` leaves the absent sensor out of the sample, as long as the patch has anything.
         exclude_snow_cloud: leave out patches with seasonal snow, cloud or shadow; False reads their table too.
         with_map: also read the reference map.
+        storage: ``"tiff"``, ``"lmdb"``, or ``"auto"``: GeoTIFFs where one of their folders is there, else LMDB. Samples
+            are the same.
         name: name of the data set.
 
     Raises:
@@ -89,21 +77,25 @@ class BigEarthNetV2:
         on_missing: str = "error",
         exclude_snow_cloud: bool = True,
         with_map: bool = False,
+        storage: str = "auto",
         name: str = "bigearthnet-v2",
     ):
-        _check_options(modalities, resample, on_missing)
+        check_options(modalities, resample=resample, on_missing=on_missing, storage=storage)
         self.root, self.split, self.name = Path(root), split, name
         self.modalities, self.classes = dict(modalities), tuple(classes)
         self.size, self.resample = size, resample
         self.kinds = (*self.modalities, "map") if with_map else tuple(self.modalities)
         table = read_metadata(self.root, split, exclude_snow_cloud)
-        there = {kind: find_patches(self.root, kind, _names(table, kind)) for kind in self.kinds}
-        rows = _choose_rows(table, there, on_missing, self.root, split)
+        self.store = open_store(self.root, storage)
+        there = {kind: self._find(kind, table) for kind in self.kinds}
+        again = f"the archives and encode them again into {self.store.file.parent.name}" if self.store else ""
+        homes = dict.fromkeys(FOLDERS, again) if self.store else FOLDERS
+        rows = choose_rows(table["patch_id"], there, on_missing, homes, f"{split} patches", self.root)
         table = table.filter(pa.array(rows))
         self.patches, self.s1_names = table["patch_id"], table["s1_name"]  # Arrow: no Python object a name
         self.there = {kind: found[rows] for kind, found in there.items()}
-        self.labels = multi_hot(table, self.classes)
-        self.class_of_code = _class_of_code(self.classes) if with_map else None
+        self.labels = multi_hot(self.patches, table["labels"].combine_chunks(), self.classes)
+        self.class_of_code = class_of_code(self.classes) if with_map else None
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -113,38 +105,80 @@ class BigEarthNetV2:
 
     def read(self, index: int) -> Raw:
         """One patch as its files store it; raises if they do not cover the same ground."""
-        raw, footprints = Raw({}, {"id": self.patches[index].as_py()}, {}), {}
-        for kind in self.kinds:
-            if self.there[kind][index]:
-                self._read(kind, index, raw, footprints)
+        raw, footprints = Raw({}, {"id": self.patches[index].as_py()}, self.files(index), {}), {}
+        for kind in raw.files:
+            bands, nodata, ground = self.stored(kind, index)
+            footprints |= ground
+            if kind == "map":
+                raw.extras["map"] = self.class_of_code[next(iter(bands.values()))]
+                continue
+            raw.bands[kind] = list(bands.values())
+            if nodata is not None:
+                raw.nodata[kind] = nodata
         check_footprints(footprints, tolerance=5.0)  # metres: half a pixel
         tile = raw.extras["id"].split("_")[-3]  # …_T33UUP_75_43
         raw.extras.update(label=self.labels[index].astype(np.float32), place=tile)
         raw.extras["lonlat"] = lonlat(next(iter(footprints.values())))
         return raw
 
-    def _read(self, kind: str, index: int, raw: Raw, footprints: dict) -> None:
-        patch = (self.s1_names if kind == "s1" else self.patches)[index].as_py()
+    def files(self, index: int) -> dict[str, tuple[Path, ...]]:
+        """The files of one patch: sensor or ``"map"`` to one a band, or to the one that holds all patches."""
+        kinds = [kind for kind in self.kinds if self.there[kind][index]]
+        if self.store is not None:
+            return dict.fromkeys(kinds, (self.store.file,))
+        return {kind: tuple(self._band_files(kind, index).values()) for kind in kinds}
+
+    def key(self, kind: str, index: int) -> str:
+        """Name of a patch in an LMDB environment; `kind` is ``"s1"``, ``"s2"`` or ``"map"``."""
+        return self._patch(kind, index) + ("_reference_map" if kind == "map" else "")
+
+    def stored(self, kind: str, index: int) -> Stored:
+        """The bands of one sensor of a patch, or the codes of its map under ``"Data"``, at their native size."""
+        if self.store is None:
+            return read_files(self._band_files(kind, index), DTYPES[kind])
+        key, bands = self.key(kind, index), ("Data",) if kind == "map" else self.modalities[kind].bands
+        source = f"{self.store.file}: key {key}"
+        images = check_arrays(self.store.read(key), bands, DTYPES[kind], source)
+        return Stored(images, NODATA.get(kind), {source: patch_footprint(self._patch(kind, index))})
+
+    def _patch(self, kind: str, index: int) -> str:
+        return (self.s1_names if kind == "s1" else self.patches)[index].as_py()
+
+    def _band_files(self, kind: str, index: int) -> dict[str, Path]:
+        patch = self._patch(kind, index)
         folder = patch_folder(self.root, kind, patch)
-        bands = ("reference_map",) if kind == "map" else self.modalities[kind].bands
-        files = {band: folder / f"{patch}_{band}.tif" for band in bands}
-        images = []
-        for band, path in files.items():
-            side = COARSE.get(band, SIZE)
-            image, nodata, footprints[str(path)] = read_band(path, (side, side), DTYPES[kind])
-            images.append(image)
-        raw.files[kind] = tuple(files.values())
         if kind == "map":
-            raw.extras["map"] = self.class_of_code[images[0]]
-            return
-        raw.bands[kind] = images
-        if nodata is not None:
-            raw.nodata[kind] = nodata
+            return {"Data": folder / f"{patch}_reference_map.tif"}
+        return {band: folder / f"{patch}_{band}.tif" for band in self.modalities[kind].bands}
+
+    def _find(self, kind: str, table: pa.Table) -> np.ndarray:
+        names = table["s1_name" if kind == "s1" else "patch_id"].combine_chunks()
+        if self.store is None:
+            return find_patches(self.root, kind, names)
+        ending = "_reference_map" if kind == "map" else ""
+        return self.store.there(name + ending for name in names.to_pylist())
 
 
 def patch_folder(root: Path, kind: str, patch: str) -> Path:
     """Folder of a patch: `kind` is ``"s1"``, ``"s2"`` or ``"map"``, `patch` the name it has there."""
     return Path(root) / FOLDERS[kind] / patch.rsplit("_", FIELDS[kind])[0] / patch
+
+
+def open_store(root: Path, storage: str):
+    """The LMDB environment under a root, or None where GeoTIFFs are to be read; see `BigEarthNetV2`."""
+    if storage == "tiff" or (storage == "auto" and any((root / folder).is_dir() for folder in FOLDERS.values())):
+        return None
+    found = [path for path in sorted(root.glob("*/data.mdb")) if path.parent.suffix != ".writing"]
+    if not found and storage == "auto":
+        return None
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"{root}: {len(found)} folders hold data.mdb, expected one (such as Encoded-BigEarthNet); encode the "
+            "GeoTIFFs with rico-hdl or fmlib.data.lmdb_store.write_lmdb, or leave one there"
+        )
+    from fmlib.data.lmdb_store import LmdbStore  # the only part that needs lmdb
+
+    return LmdbStore(found[0].parent)
 
 
 def read_metadata(root: Path, split: str, exclude_snow_cloud: bool = True) -> pa.Table:
@@ -200,66 +234,3 @@ def find_patches(root: Path, kind: str, names: pa.Array) -> np.ndarray:
     scenes = [entry.path for entry in os.scandir(base) if entry.is_dir()]
     found = pa.array([entry.name for scene in scenes for entry in os.scandir(scene)], pa.string())
     return pc.is_in(names, value_set=found).to_numpy(zero_copy_only=False)
-
-
-def multi_hot(table: pa.Table, classes: tuple[str, ...]) -> np.ndarray:
-    """Labels of all rows.
-
-    Returns:
-        (N, classes) uint8, 1 where the patch has the class.
-
-    Raises:
-        ValueError: a label is not among the classes; it and its patch are named.
-    """
-    labels = table["labels"].combine_chunks()
-    rows = pc.list_parent_indices(labels).to_numpy()
-    index = pc.index_in(pc.list_flatten(labels), value_set=pa.array(classes))
-    if index.null_count:
-        at = int(pc.is_null(index).to_numpy(zero_copy_only=False).argmax())
-        patch, label = table["patch_id"][int(rows[at])], pc.list_flatten(labels)[at]
-        raise ValueError(
-            f"patch {patch}: label {label.as_py()!r} is not among the {len(classes)} classes of the manifest; "
-            "correct the label or the manifest"
-        )
-    hot = np.zeros((len(table), len(classes)), np.uint8)
-    hot[rows, index.to_numpy()] = 1
-    return hot
-
-
-def _names(table: pa.Table, kind: str) -> pa.Array:
-    return table["s1_name" if kind == "s1" else "patch_id"].combine_chunks()
-
-
-def _choose_rows(table: pa.Table, there: dict, on_missing: str, root: Path, split: str) -> np.ndarray:
-    complete = np.logical_and.reduce(list(there.values()))
-    if on_missing == "error" and not complete.all():
-        first = table["patch_id"][int((~complete).argmax())]
-        folders = " and ".join(FOLDERS[kind] for kind, found in there.items() if not found.all())
-        raise FileNotFoundError(
-            f"{(~complete).sum():,} of {len(table):,} {split} patches are not complete under {root}, first {first}; "
-            f"extract {folders}, or use on_missing='skip' (complete patches only) or 'keep' (missing sensors left out)"
-        )
-    rows = complete if on_missing != "keep" else np.logical_or.reduce(list(there.values()))
-    if not rows.any():
-        raise FileNotFoundError(
-            f"none of the {len(table):,} {split} patches is usable under {root}; extract "
-            f"{', '.join(FOLDERS[kind] for kind in there)} there"
-        )
-    return rows
-
-
-def _class_of_code(classes: tuple[str, ...]) -> np.ndarray:
-    table = np.full(2**16, NO_CLASS, np.uint8)  # every uint16 code has an entry
-    for index, name in enumerate(classes):
-        if name not in CLC_CODES:
-            raise ValueError(f"class {name!r} has no CORINE codes, so a map cannot show it; open without with_map")
-        table[list(CLC_CODES[name])] = index
-    return table
-
-
-def _check_options(modalities: dict, resample: str, on_missing: str) -> None:
-    if not modalities or (set(modalities) - {"s1", "s2"}):
-        raise ValueError(f"BigEarthNet has the sensors 's1' and 's2', not {sorted(modalities)}")
-    for what, given, known in (("resample", resample, tuple(MODES)), ("on_missing", on_missing, ON_MISSING)):
-        if given not in known:
-            raise ValueError(f"BigEarthNet: {what} {given!r} is not one of {known}")

@@ -1,12 +1,16 @@
 """Reading GeoTIFFs as they are stored, and where on the ground they lie."""
 
+import math
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform
+
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # plain pictures: their footprint says so
 
 
 class Footprint(NamedTuple):
@@ -103,3 +107,16 @@ def lonlat(footprint: Footprint) -> np.ndarray:
         return np.full(2, np.nan)
     x, y = (footprint.left + footprint.right) / 2, (footprint.bottom + footprint.top) / 2
     return np.concatenate(transform(footprint.crs, "EPSG:4326", [x], [y]))
+
+
+def tile_origin(tile: str) -> tuple[int, int, int]:
+    """EPSG code and north-west corner (x, y in metres) of a Sentinel-2 tile, from its MGRS name, e.g. ``"33UUP"``.
+
+    The corner of the 100 km square, moved outwards to a multiple of 60 m; northern hemisphere.
+    """
+    zone, band, column, row = int(tile[:2]), *tile[2:]
+    east = 1 + ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")[zone % 3].index(column)
+    north = ("ABCDEFGHJKLMNPQRSTUV".index(row) - 5 * (zone % 2 == 0)) % 20
+    lowest = ("NPQRSTUVWX".index(band) * 8) * 1.106  # of the latitude band, in 100 km
+    north += 20 * math.ceil((lowest - north - 1) / 20)
+    return 32600 + zone, east * 100_000 // 60 * 60, -(-(north + 1) * 100_000 // 60) * 60

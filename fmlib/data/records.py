@@ -34,6 +34,7 @@ KEYS = {
     "count",
     "shards",
 }
+SAME = ("size", "resample", "storage")  # options that change neither samples nor stored values
 RELEASE = 256 * 2**20  # mapped bytes after which pages are given back, so that a long epoch does not fill the memory
 
 
@@ -209,7 +210,7 @@ def find_records(folder: Path, split: str, options: dict) -> Path | None:
 
 def packed_options(options: dict) -> dict:
     """What of a reader's options decides which samples and values are stored, as JSON holds it."""
-    return json.loads(json.dumps({k: v for k, v in sorted(options.items()) if k not in ("size", "resample")}))
+    return json.loads(json.dumps({k: v for k, v in sorted(options.items()) if k not in SAME}))
 
 
 def record_dtype(header: dict) -> np.dtype:

@@ -65,11 +65,10 @@ def to_sample(
     for name, modality in modalities.items():
         if name not in raw.bands:
             continue
-        files, tag = [str(file) for file in raw.files[name]], raw.nodata.get(name)
-        bands = [torch.from_numpy(_torch_ready(band)) for band in raw.bands[name]]
-        for channel, band in enumerate(bands):
+        files, tag = [_source(file, raw.extras["id"]) for file in raw.files[name]], raw.nodata.get(name)
+        for channel, band in enumerate(raw.bands[name]):
             _refuse(band, modality, channel, tag, files[min(channel, len(files) - 1)])
-        groups = [((channel,), band[None]) for channel, band in enumerate(bands)]
+        groups = [((c,), torch.from_numpy(_torch_ready(band))[None]) for c, band in enumerate(raw.bands[name])]
         image, absent = to_image(groups, modality, size, method, tag)
         sample[name] = image.numpy()
         modality.check(sample[name], files[0], None if absent is None else ~absent.numpy())
@@ -130,9 +129,16 @@ def _convert(bands: Tensor, modality: Modality) -> Tensor:
 def _faults(bands: Tensor, modality: Modality, tag: float | None) -> tuple[Tensor, Tensor]:
     """Where stored values are a no-data tag, and where they are otherwise without a finite value in the unit."""
     tagged = torch.zeros(bands.shape, dtype=torch.bool, device=bands.device)
-    for number in (*modality.nodata, *(() if tag is None else (tag,))):
-        tagged |= bands.float() == np.float32(number)
+    for number in _tags(modality, tag):
+        tagged |= bands == number
+    if not (bands.is_floating_point() or modality.stored_unit):
+        return tagged, torch.zeros_like(tagged)
     return tagged, ~_convert(bands, modality).isfinite() & ~tagged
+
+
+def _tags(modality: Modality, tag: float | None) -> tuple[float, ...]:
+    """Stored values that mean no data; NaN needs no tag."""
+    return tuple(number for number in (*modality.nodata, tag) if number is not None and number == number)
 
 
 def merge_valid(valid: Tensor | None, missing: Sequence[Tensor], size) -> Tensor | None:
@@ -155,25 +161,33 @@ def merge_valid(valid: Tensor | None, missing: Sequence[Tensor], size) -> Tensor
     return reduce(torch.logical_and, masks)
 
 
-def _refuse(band: Tensor, modality: Modality, channel: int, tag: float | None, source: str) -> None:
+def _refuse(band: np.ndarray, modality: Modality, channel: int, tag: float | None, source: str) -> None:
     """Raise if a band has no data at all, or some without that the rule does not fill."""
-    tagged, broken = _faults(band, modality, tag)
+    if band.dtype.kind in "iu" and not modality.stored_unit and not _tags(modality, tag):
+        return  # every whole number is data
+    tagged, broken = _faults(torch.from_numpy(_torch_ready(band)), modality, tag)
     tags, others, name = int(tagged.sum()), int(broken.sum()), f"{modality.name!r} band {modality.bands[channel]}"
-    if tags + others == band.numel():
+    if tags + others == band.size:
         raise ValueError(f"{source}: every value of {name} is no data; drop this sample")
     if modality.on_nodata == "keep":
         tags = 0
     if modality.on_nodata != "mean" and tags + others:
         counts = " and ".join(f"{count} {what}" for count, what in ((others, "not finite"), (tags, "nodata")) if count)
         raise ValueError(
-            f'{source}: of {band.numel()} values of {name} {counts}; drop this sample, or set on_nodata = "mean" in '
+            f'{source}: of {band.size} values of {name} {counts}; drop this sample, or set on_nodata = "mean" in '
             "the manifest to fill and mark them"
         )
 
 
-def _torch_ready(array: np.ndarray) -> np.ndarray:
+def _source(file: Path, identity: str) -> str:
+    """A file as errors name it; one that holds many samples, with the sample."""
+    return str(file) if identity in str(file) else f"{file} ({identity})"
+
+
+def _torch_ready(band: np.ndarray) -> np.ndarray:
     """A copy that torch may own, in a type whose arithmetic torch has; every stored value is kept."""
-    return np.array(array, np.float32) if array.dtype.itemsize <= 2 or array.dtype.kind == "f" else np.array(array)
+    types = {"u2": np.int32, "u4": np.int64, "f8": np.float32}
+    return np.array(band, types.get(band.dtype.str[1:], band.dtype.newbyteorder("=")))
 
 
 def _to_grid(key: str, value, size):

@@ -28,6 +28,7 @@ from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 from tqdm import tqdm
 
+from fmlib.data.raster import tile_origin
 from fmlib.scenes.biomes import BIOMES
 from fmlib.scenes.render import check_scene, classes_of, render_scene
 from fmlib.scenes.sensors import BANDS, NATIVE
@@ -62,19 +63,6 @@ TILES = {
         ("29UPA", "Ireland", "2018-06-02"), ("34VDN", "Finland", "2017-09-06"),
     ),
 }  # fmt: skip
-
-
-def tile_origin(tile: str) -> tuple[int, int, int]:
-    """EPSG code and north-west corner (x, y in metres) of a Sentinel-2 tile, from its MGRS name, e.g. ``"33UUP"``.
-
-    The corner of the 100 km square, moved outwards to a multiple of 60 m; northern hemisphere.
-    """
-    zone, band, column, row = int(tile[:2]), *tile[2:]
-    east = 1 + ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")[zone % 3].index(column)
-    north = ("ABCDEFGHJKLMNPQRSTUV".index(row) - 5 * (zone % 2 == 0)) % 20
-    lowest = ("NPQRSTUVWX".index(band) * 8) * 1.106  # of the latitude band, in 100 km
-    north += 20 * int(np.ceil((lowest - north - 1) / 20))
-    return 32600 + zone, east * 100_000 // 60 * 60, -(-(north + 1) * 100_000 // 60) * 60
 
 
 def _names(index: int, seed: int, size: int) -> dict:

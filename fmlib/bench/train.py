@@ -1,4 +1,4 @@
-"""How fast pretraining is here, beside what the machine can do: `fmlib bench train`, JSON out.
+"""How fast pretraining is here, beside what the machine can do.
 
 The step is the real one (masks drawn, forward, backward, clipping, optimiser) on random images that already lie on the
 device, so that it measures the model and not the disk. Its work is counted by torch's flop counter; the machine's rate
