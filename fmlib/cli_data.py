@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -35,18 +36,25 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from fmlib.data import look
     from fmlib.manifest import data_root, list_manifests, load_manifest
 
     root = args.root or data_root()
     print(f"data sets known, and what lies under {root}:")
-    rows = []
-    for manifest in map(load_manifest, list_manifests()):
-        count, why = look(manifest, root)
-        packed = sorted(path.parent.name for path in manifest.root(root).glob("records/*/records.json"))
-        here = f"{count:,} training samples" if count else why.splitlines()[0][:60]
-        rows.append((manifest.name, here + (f", packed: {', '.join(packed)}" if packed else ""), manifest.title))
-    _print_columns(rows)
+    _print_columns([(m.name, m.title, _state(m, root)) for m in map(load_manifest, list_manifests())])
+
+
+def _state(manifest, root: str | Path) -> str:
+    """What of a data set is here: samples of its first split that has any, packed splits; or why there is nothing."""
+    from fmlib.data import look
+
+    packed = sorted(path.parent.name for path in manifest.root(root).glob("records/*/records.json"))
+    for split in manifest.splits:
+        count, why = look(manifest, root, split)
+        if count:
+            return f"{count:,} {split} samples" + (f", packed: {', '.join(packed)}" if packed else "")
+        if why in ("not here", "no reader for it yet"):
+            break
+    return why if len(why) <= 60 else f"not complete (fmlib data verify {manifest.name})"
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -91,9 +99,17 @@ def _verify(args: argparse.Namespace) -> None:
         if args.sources:
             source = open_dataset(args.name, folder.name, args.root, records=False, **read_header(folder)["options"])
         rows += [(f"records/{folder.name}/{row['file']}", row["state"]) for row in verify_records(folder, source)]
-    _print_columns(rows or [(args.name, "lists no files, and nothing is packed")])
+    rows += [(split, _opens(manifest, split, args.root)) for split in manifest.splits]
+    _print_columns(rows)
     if bad := [name for name, state in rows if state.startswith(("wrong", "its source"))]:
         raise ValueError(f"{len(bad)} of {len(rows)} files are not as they should be, first {bad[0]}")
+
+
+def _opens(manifest, split: str, root: str | None) -> str:
+    from fmlib.data import look
+
+    count, why = look(manifest, root, split)
+    return why or f"opens: {count:,} complete samples"
 
 
 def _stats(args: argparse.Namespace) -> None:

@@ -115,20 +115,23 @@ def choose_dataset(root: str | Path | None = None) -> str:
     )
 
 
-def look(manifest: Manifest, root: str | Path | None = None) -> tuple[int, str]:
+def look(manifest: Manifest, root: str | Path | None = None, split: str = "train") -> tuple[int, str]:
     """What of a data set lies under a root.
 
     Args:
         manifest: the data set.
         root: folder that holds all data sets; default: FMLIB_DATA, else `data/`.
+        split: of which samples are counted.
 
     Returns:
-        Number of complete training samples, and why it is 0 where it is.
+        Number of its complete samples, and why it is 0 where it is.
     """
     if not manifest.root(root).is_dir():
         return 0, "not here"
+    if manifest.layout not in READERS:
+        return 0, "no reader for it yet"
     try:
-        return len(open_dataset(manifest.name, "train", root, on_missing="skip")), ""
+        return len(open_dataset(manifest.name, split, root, on_missing="skip")), ""
     except ModuleNotFoundError as error:
         return 0, f"not looked at: install {error.name}"
     except (FileNotFoundError, ValueError) as error:
