@@ -106,6 +106,12 @@ def _bench_loader(args: argparse.Namespace) -> None:
     print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
+def _bench_epoch(args: argparse.Namespace) -> None:
+    from fmlib.bench.loader import bench_epoch
+
+    print(json.dumps(bench_epoch(args.folder, args.workers), indent=2))
+
+
 def _scenes(args: argparse.Namespace) -> None:
     from fmlib.scenes import generate
 
@@ -167,6 +173,10 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_bench_train)
     loader = bench.add_parser("loader", help="reading patches as GeoTIFFs, as LMDB and as records")
     loader.set_defaults(command=_bench_loader)
+    epoch = bench.add_parser("epoch", help="one shuffled epoch of packed records, and the memory it takes")
+    epoch.set_defaults(command=_bench_epoch)
+    epoch.add_argument("folder", metavar="DIR", help="of packed records, e.g. data/ombria/records/train")
+    epoch.add_argument("--workers", type=int, default=0, metavar="N", help="worker processes")
     loader.add_argument("--folder", default="data/bench", metavar="DIR", help="where the patches are made")
     loader.add_argument("--patches", type=int, default=512, metavar="N", help="scenes made (default: 512)")
     loader.add_argument("--workers", type=int, nargs="+", default=[0, 2], metavar="N", help="worker processes")

@@ -11,6 +11,9 @@ MANIFESTS = Path(__file__).resolve().parent.parent / "data_manifests"
 TASKS = ("multi-label", "single-label", "segmentation", "fusion", "none")
 ACCESS = ("direct", "git", "form", "made")
 OPTIONAL = {"options"}
+TEXTS = ("name", "title", "layout", "folder", "home", "licence", "terms", "citation", "access", "how", "task")
+KINDS = dict.fromkeys(TEXTS, str) | dict.fromkeys(("classes", "files", "traps"), list)
+KINDS |= dict.fromkeys(("splits", "sensors", "options"), dict)
 
 
 @dataclass(frozen=True)
@@ -94,20 +97,24 @@ def load_manifest(name: str) -> Manifest:
         raise ValueError(f"no data set {name!r}: {MANIFESTS} describes {', '.join(list_manifests()) or 'none'}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # neither TOML nor UTF-8
         raise ValueError(f"{path} is not valid TOML: {error}") from error
-    return _manifest(table, path)
+    return parse(table, path)
 
 
-def _manifest(table: dict, path: Path) -> Manifest:
+def parse(table: dict, path: Path) -> Manifest:
+    """The manifest that a TOML file's table describes; raises ValueError, naming `path`, if it is not whole."""
     keys = {field.name for field in fields(Manifest)} - {"statistics"}  # written beside each sensor's numbers
     _check_keys(table, required=keys - OPTIONAL, allowed=keys, where=str(path))
+    for key, kind in KINDS.items():
+        _check_kind(table.get(key, kind()), kind, f"{path}: {key}")
     if table["name"] != path.stem:
         raise ValueError(f"{path}: name is {table['name']!r}, but the file is called {path.stem!r}; make them equal")
     for key, known in (("task", TASKS), ("access", ACCESS)):
         if table[key] not in known:
             raise ValueError(f"{path}: {key} {table[key]!r} is not one of {known}")
     for entry in table["files"]:
+        _check_kind(entry, dict, f"{path}: files")
         _check_keys(entry, {"path"}, {"path", "url", "bytes", "md5", "sha256"}, f"{path}: files")
     sensors = {name: _sensor(name, entry, path) for name, entry in table["sensors"].items()}
     statistics = {name: entry["statistics"] for name, entry in table["sensors"].items()}
@@ -117,12 +124,20 @@ def _manifest(table: dict, path: Path) -> Manifest:
 
 def _sensor(name: str, entry: dict, path: Path) -> Modality:
     allowed = {field.name for field in fields(Modality)} - {"name"} | {"statistics"}
+    _check_kind(entry, dict, f"{path}: sensors.{name}")
     required = {"title", "bands", "unit", "valid_range", "mean", "std", "statistics"}
     _check_keys(entry, required, allowed, f"{path}: sensors.{name}")
     try:
         return Modality(name=name, **{key: value for key, value in entry.items() if key != "statistics"})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: sensors.{name}: {error}") from error
+
+
+def _check_kind(value, kind: type, where: str) -> None:
+    texts = value if kind is list and not where.endswith("files") else ()
+    if not isinstance(value, kind) or any(not isinstance(text, str) for text in texts):
+        names = {str: "a text", list: "a list of texts", dict: "a table"}
+        raise ValueError(f"{where} is {value!r}, expected {names[kind]}; data_manifests/README.md describes each key")
 
 
 def _check_keys(table: dict, required: set, allowed: set, where: str) -> None:

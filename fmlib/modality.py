@@ -64,6 +64,12 @@ class Modality:
         self._check()
 
     def _check(self):
+        if not self.bands or len(set(self.bands)) < len(self.bands) or not all(isinstance(b, str) for b in self.bands):
+            raise ValueError(f"modality {self.name!r}: bands must be different names, got {self.bands}")
+        if len(self.patch_size) != 2 or not all(isinstance(side, int) and side > 0 for side in self.patch_size):
+            raise ValueError(f"modality {self.name!r}: patch_size must be two sides in pixels, got {self.patch_size}")
+        if not np.isfinite([*self.mean, *self.std, *self.nodata]).all():
+            raise ValueError(f"modality {self.name!r}: mean, std and nodata must be finite numbers")
         for key in ("mean", "std"):
             if len(getattr(self, key)) != len(self.bands):
                 raise ValueError(

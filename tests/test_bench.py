@@ -4,10 +4,14 @@ import json
 
 import pytest
 import torch
+from archives import make_ombria
 
 from fmlib.bench.loader import bench_loader, prepare
 from fmlib.bench.train import bench_train
 from fmlib.cli import main
+from fmlib.data import open_dataset
+from fmlib.data.pack import pack
+from fmlib.data.records import Records
 from fmlib.train import TrainParams
 
 SMALL = TrainParams(data="ombria", preset="nano", img_size=32, patch_size=8, batch_size=4, num_threads=1, device="cpu")
@@ -48,3 +52,18 @@ def test_loaders_give_the_same_batches_and_records_are_fastest(tmp_path):
         for kind in ("cold", "warm, 0 workers"):
             assert figures[kind]["mb_per_s"] == pytest.approx(figures[kind]["patches_per_s"] * size / 1e6)
     assert found["records_over"]["14 GeoTIFFs"] > 5
+
+
+def test_an_epoch_reads_every_record_once(tmp_path, capsys, monkeypatch):
+    root = make_ombria(tmp_path, train=20, test=2)
+    folder = pack(open_dataset("ombria", "train", root), tmp_path / "records", workers=0)
+    seen = []
+    read = Records.stored_batch
+    monkeypatch.setattr(Records, "stored_batch", lambda self, indices: seen.extend(indices) or read(self, indices))
+    capsys.readouterr()
+    assert main(["bench", "epoch", str(folder)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sorted(seen) == list(range(34))
+    assert found["patches"] == 34
+    assert found["patches_per_s"] == pytest.approx(34 / found["epoch_s"])
+    assert found["peak_memory_mb"] >= found["memory_mb"]["the end"] > 50
