@@ -27,6 +27,11 @@ def test_looks_of_gamma_speckle(looks):
     assert quality.equivalent_number_of_looks(speckle(looks)) == pytest.approx(looks, rel=0.1)
 
 
+def test_looks_of_images_of_several_sizes():
+    images = [speckle(5, (120, 90)), speckle(5, (60, 200), seed=1), speckle(5, (90, 90), seed=2)]
+    assert quality.equivalent_number_of_looks(images) == pytest.approx(5, rel=0.15)
+
+
 def test_looks_in_front_of_a_landscape():
     landscape = np.where(smooth_field((480, 480)) > 0, 5.0, 1.0)  # fields with edges
     found = quality.equivalent_number_of_looks(landscape * speckle(5, (480, 480)))
@@ -79,11 +84,24 @@ def test_information_peaks_at_the_shift(shift, axis):
     assert shifts[values.argmax()] == shift
 
 
+@pytest.mark.parametrize("shift", [(0, 0), (2, 3), (-5, 1)])
+def test_the_map_of_information_peaks_at_the_shift(shift):
+    a = smooth_field()
+    b = np.roll(-a, shift, (0, 1)) + 0.01 * np.random.default_rng(1).normal(size=a.shape)
+    shifts, found = quality.mutual_information_map(a, b, max_shift=6)
+    assert found.shape == (13, 13)
+    assert tuple(shifts[list(np.unravel_index(found.argmax(), found.shape))]) == shift
+    along = quality.mutual_information_against_shift(a[6:-6], b[6:-6], 6)[1]  # the same rows, shifted along columns
+    assert np.abs(along - found[6]).max() < 0.02
+
+
 def test_information_refuses_different_shapes_and_large_shifts():
     with pytest.raises(ValueError, match="one shape"):
         quality.mutual_information(np.zeros((8, 8)), np.zeros((8, 9)))
     with pytest.raises(ValueError, match="max_shift is 40"):
         quality.mutual_information_against_shift(np.ones((64, 64)), np.ones((64, 64)), 40)
+    with pytest.raises(ValueError, match="max_shift is 8, but the images are 16 pixels long"):
+        quality.mutual_information_map(np.ones((64, 16)), np.ones((64, 16)), 8)
 
 
 def test_true_pairs_know_more_than_wrong_ones():
@@ -95,6 +113,16 @@ def test_true_pairs_know_more_than_wrong_ones():
     assert curves["wrong pair"].max() < 0.5 * curves["true pair"][:, 3].min()
     with pytest.raises(ValueError, match="at least two"):
         quality.information_curves(fields[:1], fields[:1])
+
+
+def test_wrong_pairs_may_differ_in_size():
+    sizes = [(160, 120), (100, 140), (130, 130), (110, 160)]
+    fields = [smooth_field(size, seed=i) for i, size in enumerate(sizes)]
+    curves = quality.information_curves(fields, [-f for f in fields], max_shift=4, step=4)[1]
+    assert (curves["true pair"].argmax(axis=1) == 1).all()
+    finer = [np.kron(-f, np.ones((2, 2))) for f in fields]  # the second sensor on a grid twice as fine
+    again = quality.information_curves(fields, finer, max_shift=4, step=4)[1]
+    assert again["true pair"] == pytest.approx(curves["true pair"])
 
 
 def test_ndvi():
@@ -110,24 +138,30 @@ def test_ndvi():
         quality.ndvi(image[:1], DB)
 
 
-def test_band_statistics_agree_with_numpy_and_pass_over_nan():
+def test_band_statistics_agree_with_numpy_and_pass_over_pixels_without_data():
     images = np.random.default_rng(0).normal(3, 2, (5, 3, 40, 40))
-    rows = quality.band_statistics((image for image in images), OPTICAL)
+    mean, std = quality.band_statistics([{"s2": image} for image in images], "s2")
     flat = np.moveaxis(images, 1, 0).reshape(3, -1)
-    assert [row["band"] for row in rows] == list(OPTICAL.bands)
-    assert [row["mean"] for row in rows] == pytest.approx(flat.mean(1))
-    assert [row["std"] for row in rows] == pytest.approx(flat.std(1))
-    assert [row["p50"] for row in rows] == pytest.approx(np.percentile(flat, 50, axis=1))
+    assert mean == pytest.approx(flat.mean(1))
+    assert std == pytest.approx(flat.std(1))
+    rest = np.concatenate([images[0, :, 20:].reshape(3, -1), images[1:].swapaxes(0, 1).reshape(3, -1)], axis=1)
     holed = images.copy()
     holed[0, 1, :20] = np.nan
-    assert quality.band_statistics(holed, OPTICAL)[0]["mean"] == pytest.approx(
-        np.concatenate([images[0, 0, 20:].ravel(), images[1:, 0].ravel()]).mean()
-    )
-    with pytest.raises(ValueError, match="no finite pixel"):
-        quality.band_statistics([], OPTICAL)
-    table = quality.compare_with_manifest(rows, OPTICAL)
+    assert quality.band_statistics([{"s2": image} for image in holed], "s2")[0] == pytest.approx(rest.mean(1))
+    half = np.repeat(np.repeat(np.arange(2), 10), 20).reshape(20, 20) > 0  # on a coarser grid than the image
+    marked = [{"s2": images[0], "valid": half}, *({"s2": image} for image in images[1:]), {"id": "without"}]
+    assert quality.band_statistics(marked, "s2")[0] == pytest.approx(rest.mean(1))
+    with pytest.raises(ValueError, match="no sample of these 1 samples has pixels of 's2'"):
+        quality.band_statistics([{"id": "without"}], "s2")
+
+
+def test_measured_statistics_stand_beside_the_manifests():
+    samples = [{"s2": np.random.default_rng(i).normal(0.2, 0.1, (3, 8, 8))} for i in range(3)]
+    table = quality.compare_with_manifest(samples, {"s1": DB, "s2": OPTICAL})
+    assert [(row["sensor"], row["band"]) for row in table] == [("s2", band) for band in OPTICAL.bands]
     assert [row["manifest mean"] for row in table] == list(OPTICAL.mean)
-    assert table[2]["mean"] == rows[2]["mean"]
+    assert table[2]["mean"] == quality.band_statistics(samples, "s2")[0][2]
+    assert table[0]["samples"] == 3
 
 
 def test_labels_are_counted_whatever_their_kind():

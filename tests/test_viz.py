@@ -172,6 +172,15 @@ def test_pairs_with_label_maps():
     assert label_map.max() == 1
 
 
+def test_long_titles_stay_in_their_panels():
+    long = VV.replace(title="Sentinel-1 (terrain-corrected), descending")
+    named = {name: long.replace(name=name) for name in ("a", "b", "c")}
+    samples = [{name: images(VV, 1)[0] for name in named} | {"id": str(i)} for i in range(2)]
+    fig = viz.show_pairs(samples, named, 2)
+    assert_tidy(fig)
+    assert fig.axes[0].get_title(loc="left").endswith("…")
+
+
 def test_pairs_need_samples_and_sensors():
     with pytest.raises(ValueError, match="no samples"):
         viz.show_pairs([], {"s1": VV})
@@ -213,7 +222,9 @@ def test_speckle_draws_the_window_and_the_law():
     centres = np.array([p.get_x() + p.get_width() / 2 for p in right.patches])
     assert np.abs(np.interp(centres, x, law) - heights).mean() < 0.1
     assert "4.4 looks" in right.get_legend().get_texts()[1].get_text()
-    assert "not the sensor" in all_text(viz.speckle(images(EIGHT_BIT, 1)[0], EIGHT_BIT, (0, 0, 32), 5.0))
+    stretched = VV.replace(unit="digital number", valid_range=(0, 255))
+    assert "not the sensor" in all_text(viz.speckle(images(EIGHT_BIT, 1)[0][:1], stretched, (0, 0, 32), 5.0))
+    assert "no radar" in all_text(viz.speckle(images(EIGHT_BIT, 1)[0], EIGHT_BIT, (0, 0, 32), 5.0))
 
 
 def test_label_counts():
@@ -232,6 +243,115 @@ def test_mutual_information_curve():
     assert_tidy(fig)
     assert fig.axes[0].lines[0].get_ydata() == pytest.approx([0.1, 0.4, 0.1])  # the median of three
     assert "n = 3" in fig.axes[0].get_legend().get_texts()[0].get_text()
+
+
+def test_ndvi_histograms():
+    rng = np.random.default_rng(0)
+    covers = {"everything": rng.uniform(-0.5, 0.9, 5000), "water": rng.normal(-0.2, 0.05, 900), "forest": np.ones(9)}
+    fig = viz.ndvi_histograms({"Sentinel-2": covers, "Sentinel-2, clear (top of atmosphere)": covers})
+    assert_tidy(fig)
+    assert len(fig.axes) == 2
+    water = next(patch for patch in fig.axes[0].patches if patch.get_label() == "water")
+    counts, edges, _ = water.get_data()
+    assert edges[counts.argmax()] == pytest.approx(-0.2, abs=0.05)
+    assert counts.max() == 1
+    labels = [text.get_text() for text in fig.axes[1].get_legend().get_texts()]
+    assert labels == ["everything", "water"]  # nine pixels of forest make no curve
+
+
+def test_polarisations():
+    rng = np.random.default_rng(0)
+    vh = rng.normal(-18, 3, 5000)
+    fig = viz.polarisations({"Sentinel-1": {"VV": vh + rng.normal(7, 1, 5000), "VH": vh}})
+    assert_tidy(fig)
+    left, right = fig.axes
+    assert "VV less VH (dB)" in all_text(fig)
+    peaks = [edges[counts.argmax()] for counts, edges, _ in (patch.get_data() for patch in left.patches)]
+    assert peaks == pytest.approx([-11, -18], abs=1.5)
+    [found] = [line for line in right.lines if line.get_label() == "median found"]
+    assert found.get_xdata()[0] == pytest.approx(7, abs=0.2)
+
+
+def test_information_maps():
+    shifts, true = np.arange(-4, 5), np.full((3, 9, 9), 0.1)
+    true[:, 4, 6] = 0.4  # row shift 0, column shift 2
+    maps = {"true pair": true, "wrong pair": np.full((3, 9, 9), 0.05)}
+    long = "Sentinel-1 (terrain-corrected) and Sentinel-2, clear (top of atmosphere)"
+    fig = viz.information_maps(shifts, {long: maps, "Sentinel-1 and Elevation": maps})
+    assert_tidy(fig)
+    left, right = fig.axes[:2]
+    ring = left.lines[1]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (2, 0)
+    assert left.images[0].get_clim() == right.images[0].get_clim() == pytest.approx((0.05, 0.4))
+    assert left.images[0].get_array()[4, 6] == pytest.approx(0.4)
+    assert left.images[0].get_extent() == [-4.5, 4.5, 4.5, -4.5]
+    assert "true pairs (n = 3)" in all_text(fig)
+    assert_tidy(viz.information_maps(shifts, {"Sentinel-1 and Sentinel-2": maps}))
+
+
+def test_statistics_beside_the_manifest():
+    keys = ("sensor", "band", "mean", "manifest mean", "std", "manifest std")
+    rows = [dict(zip(keys, row, strict=True)) for row in (("S1", "VV", -12, -10, 8, 4), ("S1", "VH", -17, -17, 4, 4))]
+    bands = [dict(zip(keys, ("HSI", f"{350 + i} nm", 1.0, 1.0, 1.0, 1.0), strict=True)) for i in range(144)]
+    fig = viz.statistics_beside_manifest(rows + bands)
+    assert_tidy(fig)
+    points, _, (bars,) = fig.axes[0].containers[0]
+    assert points.get_ydata().tolist() == [-0.5, 0]
+    assert bars.get_segments()[0][:, 1].tolist() == [-2.5, 1.5]
+    assert len(fig.axes[1].get_xticks()) <= 16
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"one": np.array([[11.58, 48.14]])},
+        {"north": np.array([[25.0, 78.0], [26.0, 79.9]]), "T33UUP": np.array([[13.0, 48.0]])},
+        {"a": np.array([[-179.0, -60.0], [179.0, 75.0]])},
+        {f"a place with a rather long name, number {i}": np.array([[i, 50.0]]) for i in range(6)},
+    ],
+    ids=["one place", "north", "world", "six"],
+)
+def test_places(where):
+    fig = viz.places(where)
+    assert_tidy(fig)
+    ax, world = fig.axes
+    points = np.concatenate(list(where.values()))
+    drawn = np.concatenate([np.asarray(dots.get_offsets()) for dots in ax.collections if len(dots.get_offsets())])
+    assert drawn == pytest.approx(points)
+    (west, east), (south, north) = ax.get_xlim(), ax.get_ylim()
+    assert west < points[:, 0].min() <= points[:, 0].max() < east
+    assert south < points[:, 1].min() <= points[:, 1].max() < north
+    assert ax.get_aspect() == pytest.approx(1 / np.cos(np.radians((south + north) / 2)))
+    (x0, y0), (x1, y1) = world.patches[0].get_bbox().get_points()
+    assert (x0, y0, x1, y1) == pytest.approx(np.clip((west, south, east, north), (-180, -90) * 2, (180, 90) * 2))
+    assert "°" in all_text(fig)
+
+
+def test_degrees_in_words():
+    from fmlib.viz.places import degrees
+
+    assert [degrees(x, "WE") for x in (-10.5, 0, 20, 190)] == ["10.5°W", "0°", "20°E", "170°W"]
+    assert [degrees(x, "SN") for x in (-45, 0, 60)] == ["45°S", "0°", "60°N"]
+
+
+def test_what_cannot_be_drawn_is_said():
+    figures = {
+        "no coordinates": viz.places({}),
+        "no NDVI": viz.ndvi_histograms({}),
+        "VV and VH": viz.polarisations({}),
+        "without holes": viz.information_maps(np.arange(3), {}),
+        "no classes": viz.label_counts([], ()),
+        "No sensor": viz.statistics_beside_manifest([]),
+    }
+    for words, fig in figures.items():
+        assert_tidy(fig)
+        assert words in all_text(fig)
+
+
+def test_images_of_several_sizes_make_one_histogram():
+    values = {"s2": [images(EIGHT_BIT, 1, (30, 40))[0], images(EIGHT_BIT, 1, (20, 50), seed=1)[0]]}
+    x, y = viz.band_histograms(values, {"s2": EIGHT_BIT}).axes[1].lines[0].get_data()
+    assert trapezoid(y, x) == pytest.approx(1, abs=0.06)
 
 
 @pytest.mark.parametrize("sensors", SENSORS, ids=["1+3 bands", "2+12 bands"])
@@ -344,6 +464,7 @@ def example():
 CHARTS = {
     "histograms": lambda: viz.band_histograms({"s2": images(MSI)}, {"s2": MSI}),
     "labels": lambda: viz.label_counts([3, 4, 5], CLASSES),
+    "places": lambda: viz.places({"a": np.array([[11.58, 48.14], [12.0, 49.0]])}),
     "curves": lambda: viz.mutual_information_curve([-1, 0, 1], {"true pair": [0.1, 0.4, 0.1]}),
 }
 

@@ -1,8 +1,10 @@
 """Figures: every function returns a matplotlib Figure, so that one function serves notebook, widget, test and paper."""
 
+from .checks import information_maps, ndvi_histograms, polarisations, statistics_beside_manifest
 from .data import band_histograms, label_counts, mutual_information_curve, speckle
 from .images import draw_image, label_text, limits_text, show_pairs, stretch
 from .masks import hide, mask_gallery, mask_pixels
+from .places import places
 from .reconstruction import partner_gallery, reconstruction_gallery, squared_error
 from .style import OKABE_ITO, ONE_COLUMN, TWO_COLUMNS, save_figure, use_style
 from .training import loss_curves, partner_errors
@@ -14,6 +16,7 @@ __all__ = [
     "band_histograms",
     "draw_image",
     "hide",
+    "information_maps",
     "label_counts",
     "label_text",
     "limits_text",
@@ -21,13 +24,17 @@ __all__ = [
     "mask_gallery",
     "mask_pixels",
     "mutual_information_curve",
+    "ndvi_histograms",
     "partner_errors",
     "partner_gallery",
+    "places",
+    "polarisations",
     "reconstruction_gallery",
     "save_figure",
     "show_pairs",
     "speckle",
     "squared_error",
+    "statistics_beside_manifest",
     "stretch",
     "use_style",
 ]

@@ -10,16 +10,16 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from ..modality import Modality
-from ..quality import to_power
+from ..quality import is_radar, to_power
 from .images import draw_image
-from .style import LINE_STYLES, MARKERS, OKABE_ITO, ONE_COLUMN, SMALL, bare, charts, settle, to_numpy, wrap
+from .style import LINE_STYLES, MARKERS, OKABE_ITO, ONE_COLUMN, SMALL, bare, charts, note, settle, to_numpy, wrap
 
 
 def band_histograms(values: Mapping[str, np.ndarray], modalities: Mapping[str, Modality], bins: int = 80) -> Figure:
     """Draw how the values of each band are distributed, raw and normalised.
 
     Args:
-        values: (N, C, H, W) of each sensor, in its unit.
+        values: (N, C, H, W) of each sensor, in its unit, or a list of (C, H, W) of any sizes.
         modalities: the sensors.
         bins: number of histogram bins.
 
@@ -30,7 +30,8 @@ def band_histograms(values: Mapping[str, np.ndarray], modalities: Mapping[str, M
     fig, axes = charts(len(values), 2, height=0.35 + 1.75 * len(values))
     for (raw, normal), (name, images) in zip(axes, values.items(), strict=True):
         modality = modalities[name]
-        bands = np.moveaxis(to_numpy(images), 1, 0).reshape(modality.in_chans, -1).astype(float)  # (C, N·H·W)
+        bands = [to_numpy(image).reshape(modality.in_chans, -1).astype(float) for image in images]
+        bands = np.concatenate(bands, axis=1)  # (C, N·H·W)
         bands = bands[:, np.isfinite(bands).all(axis=0)]
         low, high = np.percentile(bands, (0.1, 99.5))
         lattice = bool((bands == bands.round()).all())
@@ -105,7 +106,8 @@ def speckle(
     right.set(xlabel="intensity over its mean (1)", ylabel="density", xlim=(x[0], x[-1]))
     right.set_ylim(0, 1.25 * max(stats.gamma.pdf(x, looks, scale=1 / looks).max(), 1))
     if modality.unit != "dB":
-        right.set_title(f"{modality.unit}: a relative scale, so not the sensor's looks", fontsize=SMALL + 0.5)
+        why = "a relative scale, so not the sensor's looks" if is_radar(modality) else "no radar, so no such law"
+        right.set_title(f"{modality.unit}: {why}", fontsize=SMALL + 0.5)
     right.legend(loc="upper right")
     return settle(fig)
 
@@ -116,11 +118,13 @@ def label_counts(counts: Sequence[float], classes: Sequence[str], unit: str = "s
     Args:
         counts: (classes,) number of samples or pixels.
         classes: their names.
-        unit: what is counted.
+        unit: what is counted, e.g. ``"samples"`` or ``"pixels of 24 samples"``.
 
     Returns:
         The figure; shares of the sum stand at the bars when pixels are counted, numbers otherwise.
     """
+    if not len(classes):
+        return note("There are no classes to count.")
     counts = to_numpy(counts)
     if len(counts) != len(classes):
         raise ValueError(f"{len(counts)} counts for {len(classes)} classes; give one a class")
@@ -128,7 +132,7 @@ def label_counts(counts: Sequence[float], classes: Sequence[str], unit: str = "s
     fig, axes = charts(1, 1, height=0.55 + 0.14 * sum(1 + n.count("\n") for n in names) + 0.08 * len(names), width=5.6)
     ax = axes[0, 0]
     bars = ax.barh(names, counts, color=OKABE_ITO[0], height=0.66)
-    share = unit == "pixels"
+    share = unit.startswith("pixels")
     texts = [f"{c / max(counts.sum(), 1):.1%}" if share else f"{c:,.0f}" for c in counts]
     ax.bar_label(bars, texts, padding=3, fontsize=8)
     ax.invert_yaxis()

@@ -104,7 +104,8 @@ def show_pairs(
     )
     for panels, sample in zip(axes.reshape(-1, per_sample), samples, strict=False):
         for ax, modality in zip(panels, modalities.values(), strict=False):
-            draw_image(ax, sample.get(modality.name), modality, title=modality.title, note=True)
+            title = wrap(modality.title, 1.1 * panel_width(ax), 8, 1)  # letters are narrower than digits
+            draw_image(ax, sample.get(modality.name), modality, title=title, note=True)
         if maps:
             _draw_label_map(panels[-1], sample.get("label"), names)
         room = panel_width(panels[0]) * per_sample

@@ -82,6 +82,13 @@ def settle(fig: Figure) -> Figure:
     return fig
 
 
+def note(text: str) -> Figure:
+    """A figure that says why there is nothing to draw."""
+    fig = figure(5.6, 0.5)
+    fig.text(0.02, 0.5, wrap(text, 5.4, 8.5, 2), va="center", color="0.3", style="italic")
+    return fig
+
+
 def image_panels(
     rows: int,
     cols: int,
