@@ -66,7 +66,7 @@ def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:
         raise ValueError("two runs have the same `out`; give each a folder of its own")
     threads = max((os.cpu_count() or 1) // jobs, 1)
     waiting, running = list(zip(runs, folders, strict=True)), {}
-    total, shown = sum(p.steps for p in params), -1
+    total, shown = max(sum(p.steps for p in params), 1), -1
     try:
         while waiting or running:
             while waiting and len(running) < jobs:

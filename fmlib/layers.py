@@ -149,12 +149,30 @@ class CrossAttention(nn.Module):
 
     Each sensor has its own norm and its own query, key, value and output weights (Fus-MAE eq. 2). With more than two,
     the keys and values of a sensor's direction are the *union* of the other sensors' tokens under one softmax.
+
+    Args:
+        names: the sensors. dim, num_heads: width and heads.
+        queries: those of them that ask; the others only answer, and take nothing over. Default: all.
+        shared: one norm and one set of weights for all sensors and directions.
     """
 
-    def __init__(self, names: list[str], dim: int, num_heads: int, qkv_bias: bool = True):
+    def __init__(
+        self,
+        names: list[str],
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        queries: list[str] | None = None,
+        shared: bool = False,
+    ):
         super().__init__()
-        self.norm = nn.ModuleDict({name: nn.LayerNorm(dim, eps=1e-6) for name in names})
-        self.attn = nn.ModuleDict({name: Attention(dim, num_heads, qkv_bias) for name in names})
+        if unknown := set(queries or ()) - set(names):
+            raise ValueError(f"{sorted(unknown)} cannot query in cross-attention; the sensors are {', '.join(names)}")
+        self.queries = tuple(queries or names)
+        self.key = {name: "shared" if shared else name for name in names}
+        norms, asking = (dict.fromkeys(self.key[name] for name in some) for some in (names, self.queries))
+        self.norm = nn.ModuleDict({key: nn.LayerNorm(dim, eps=1e-6) for key in norms})
+        self.attn = nn.ModuleDict({key: Attention(dim, num_heads, qkv_bias) for key in asking})
 
     def forward(
         self,
@@ -173,16 +191,16 @@ class CrossAttention(nn.Module):
         Returns:
             What each sensor takes over {name: (B, N, D)}, zeros where nobody answers; maps {name: (B, h, N, M)}.
         """
-        asking = {name: self.norm[name](x) for name, x in tokens.items()}
-        answer = asking if context is None else {name: self.norm[name](x) for name, x in context.items()}
+        asking = {name: self.norm[self.key[name]](x) for name, x in tokens.items()}
+        answer = asking if context is None else {name: self.norm[self.key[name]](x) for name, x in context.items()}
         taken, maps = {}, {}
         for name, x in asking.items():
             others = {other: y for other, y in answer.items() if other != name and y.shape[1]}
-            if not others or not x.shape[1]:
+            if name not in self.queries or not others or not x.shape[1]:
                 taken[name] = torch.zeros_like(x)
                 continue
             y, pad = torch.cat(list(others.values()), dim=1), cat_pads(others, pads)
-            taken[name], maps[name] = self.attn[name](x, y, pad, return_attention)
+            taken[name], maps[name] = self.attn[self.key[name]](x, y, pad, return_attention)
         return taken, maps
 
 
@@ -190,12 +208,13 @@ class CrossBlock(nn.Module):
     """Cross-attention between sensors, then an MLP, both residual.
 
     With `shared_mlp` it is the first block of Fus-MAE's encoder (XAttnEncoder, section 3.1): one norm and MLP after the
-    sum serve all sensors. Without, it opens the decoder (section 3.2) and every sensor has its own.
+    sum serve all sensors. Without, it opens the decoder (section 3.2) and every sensor has its own. `cross` are further
+    options of `CrossAttention`.
     """
 
-    def __init__(self, names: list[str], dim: int, num_heads: int, mlp_ratio: float, shared_mlp: bool):
+    def __init__(self, names: list[str], dim: int, num_heads: int, mlp_ratio: float, shared_mlp: bool, **cross):
         super().__init__()
-        self.cross = CrossAttention(names, dim, num_heads)
+        self.cross = CrossAttention(names, dim, num_heads, **cross)
         self.key = dict.fromkeys(names, "shared") if shared_mlp else {name: name for name in names}
         keys = sorted(set(self.key.values()))
         self.norm = nn.ModuleDict({key: nn.LayerNorm(dim, eps=1e-6) for key in keys})

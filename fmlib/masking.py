@@ -97,7 +97,7 @@ def draw_masks(
     if strategy == "dirichlet":
         num_keep = _dirichlet_split(lengths, here, mask_ratio, alpha, generator)
     if strategy == "sensor" or sensor_drop > 0:
-        num_keep[_drawn_sensor(here, 1.0 if strategy == "sensor" else sensor_drop, generator)] = 0
+        num_keep[drawn_sensor(here, 1.0 if strategy == "sensor" else sensor_drop, generator)] = 0
     num_keep = _at_least_one(num_keep * here, here, generator)
     return {
         name: _masks_from_ranks(ranks[m], num_keep[m], None if bool(here[m].all()) else here[m])
@@ -211,7 +211,7 @@ def _dirichlet_split(lengths, here, mask_ratio, alpha, generator) -> Tensor:
     return torch.from_numpy(keep).long()
 
 
-def _drawn_sensor(here: Tensor, probability: float, generator) -> Tensor:
+def drawn_sensor(here: Tensor, probability: float, generator) -> Tensor:
     """(M, B) True at one present sensor of each drawn sample that has another one left."""
     draws = torch.rand(here.shape, generator=generator).masked_fill(~here, -1)
     chosen = torch.zeros_like(here).scatter(0, draws.argmax(0, keepdim=True), True)

@@ -31,9 +31,9 @@ def resume(out: Path, params, model, optimizer) -> int:
         (out / "log.jsonl").unlink(missing_ok=True)
         return 0
     state = _read(out / "state.pt")
-    here, there = asdict(params), state["params"]
-    if changed := [k for k in here if k not in FREE and here[k] != there.get(k)]:
-        listed = ", ".join(f"{k} was {there.get(k)!r}, is {here[k]!r}" for k in changed)
+    here, there = asdict(params), asdict(type(params)()) | state["params"]  # older runs lack newer parameters
+    if changed := [k for k in here if k not in FREE and here[k] != there[k]]:
+        listed = ", ".join(f"{k} was {there[k]!r}, is {here[k]!r}" for k in changed)
         raise ValueError(f"{out} holds a run with other parameters ({listed}); choose another `out` or remove it")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

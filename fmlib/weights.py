@@ -11,9 +11,11 @@ from torch import nn
 
 import fmlib
 from fmlib.modality import Modality
+from fmlib.models.baselines import InfoNCE, SmallResNet
+from fmlib.models.dino import DINO
 from fmlib.models.fusmae import FusMAE
 
-_CLASSES = {"FusMAE": FusMAE}
+_CLASSES = {c.__name__: c for c in (FusMAE, InfoNCE, DINO, SmallResNet)}
 
 
 def save(model: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float32, **notes) -> Path:

@@ -14,8 +14,10 @@ from archives import make_ombria
 from safetensors.torch import load_file
 
 from fmlib.launch import grid, launch, only_train_params, raw_first
+from fmlib.manifest import load_manifest
 from fmlib.resume import read_log
-from fmlib.train import NonFiniteLoss, TrainParams, main, read_params, train
+from fmlib.train import NonFiniteLoss, TrainParams, build, main, read_params, train
+from fmlib.weights import load
 
 QUICK = {"data": "ombria", "preset": "nano", "img_size": 32, "patch_size": 8, "batch_size": 8, "steps": 12, "lr": 0.02}
 QUICK |= {"warmup": 2, "log_every": 3, "save_every": 4, "validate_every": 6, "validation_samples": 4, "num_threads": 1}
@@ -87,6 +89,48 @@ def test_a_finished_run_is_not_run_again(archive, tmp_path):
     assert same(weights(tmp_path), model.state_dict())
 
 
+def test_without_steps_it_leaves_random_weights(archive, tmp_path):
+    """The baseline of random features: the weights drawn from the seed, in a folder like any other."""
+    train(params(archive, tmp_path / "a", steps=0))
+    p = read_params(params(archive, tmp_path / "a", steps=0))
+    drawn = build(p, load_manifest("ombria").sensors)
+    assert same(weights(tmp_path / "a"), drawn.state_dict())
+    train(params(archive, tmp_path / "b", steps=1, warmup=0))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_a_kill_between_the_last_state_and_the_model_loses_nothing(archive, tmp_path):
+    train(params(archive, tmp_path))
+    whole = weights(tmp_path)
+    (tmp_path / "model" / "config.json").unlink()
+    (tmp_path / "model" / "model.safetensors").unlink()
+    train(params(archive, tmp_path))
+    assert same(weights(tmp_path), whole)
+
+
+def test_one_sensor_alone(archive, tmp_path):
+    """A plain MAE of one sensor sees, predicts and logs that sensor only."""
+    model = train(params(archive, tmp_path, sensors=["s2"], fusion="none"))
+    assert list(model.modalities) == ["s2"]
+    last = read_log(tmp_path)[-1]
+    assert "s2" in last
+    assert "s1" not in last
+    assert list(last["validation"]) == ["s2"]
+
+
+def test_switches_reach_the_model_and_its_checkpoint(archive, tmp_path):
+    options = {"decoder_depth": 2, "decoder_embed_dim": 64, "joint_attention": False, "cross_queries": ["s1"]}
+    train(params(archive, tmp_path, steps=1, cross_shared=True, **options))
+    model = load(tmp_path / "model")
+    assert {key: model.config[key] for key in options} == options
+    assert model.config["cross_shared"] is True
+    assert len(model.decoders["s1"].blocks) == 2
+    assert model.decoders["s1"].mask_token.shape == (64,)
+    assert read_params({}).decoder_depth == 0
+    preset = build(read_params({"preset": "nano"}), load_manifest("ombria").sensors).config
+    assert (preset["decoder_depth"], preset["decoder_embed_dim"]) == (1, 96)
+
+
 def test_accumulation_changes_nothing_but_memory(archive, tmp_path):
     for parts in (1, 2, 4):
         train(params(archive, tmp_path / str(parts), accumulate=parts, steps=4))
@@ -126,11 +170,19 @@ def test_broken_numbers_stop_it_and_name_the_samples(archive, tmp_path):
     [
         ({"fusoin": "xad"}, "no parameter 'fusoin'; did you mean 'fusion'"),
         ({"steps": "12"}, "'steps' must be int"),
-        ({"steps": 0}, "must be at least 1"),
+        ({"steps": -1}, "steps -1 must be at least 0"),
         ({"accumulate": 3}, "must divide batch_size"),
+        ({"method": "simclr"}, "method is 'simclr'; choose one of mae, infonce, dino"),
+        ({"method": "infonce"}, "each encoded alone: set fusion='none'"),
+        ({"method": "infonce", "fusion": "none", "sensors": ["s1"]}, "give two or more"),
+        ({"sensors": ["s1"]}, r"nothing to fuse with sensors=\['s1'\]; set fusion='none'"),
+        ({"sensors": ["s1", "s3"]}, r"ombria: no sensor \['s3'\]; it has s1, s2"),
+        ({"sensors": [1]}, "'sensors', element 0 must be str"),
+        ({"joint_attention": "yes"}, "'joint_attention' must be bool | None"),
+        ({"cross_queries": ["s3"]}, r"\['s3'\] cannot query in cross-attention; the sensors are s1, s2"),
         ({"img_size": 30}, "img_size 30 does not divide into patches of 8"),
         ({"fusion": "stack"}, "set mask_strategy='consistent'"),
-        ({"precision": "fp16"}, "choose auto, fp32 or bf16"),
+        ({"precision": "fp16"}, "precision is 'fp16'; choose one of auto, fp32, bf16"),
         ({"batch_size": 512}, "fewer than one batch of 512"),
         ({"data": "landsat"}, "landsat"),
     ],
@@ -151,9 +203,10 @@ def test_another_run_is_not_overwritten(archive, tmp_path):
 
 def test_command_line_and_notebook_share_the_names(archive, tmp_path):
     (tmp_path / "p.json").write_text(json.dumps(params(archive, tmp_path / "run", steps=2)))
-    main([str(tmp_path / "p.json"), "--fusion=xad", "--lr=1e-3"])
+    main([str(tmp_path / "p.json"), "--fusion=xad", "--lr=1e-3", "--cross_queries=['s1']", "--joint_attention=true"])
     written = json.loads((tmp_path / "run" / "params.json").read_text())
     assert (written["fusion"], written["lr"]) == ("xad", 1e-3)
+    assert (written["cross_queries"], written["joint_attention"]) == (["s1"], True)
     assert only_train_params({"fusion": "xad", "seeds": [0], "np": None}) == {"fusion": "xad"}
     assert read_params({}) == TrainParams()
     assert asdict(TrainParams())["lr"] == 1.5e-4
@@ -196,10 +249,10 @@ def test_launch_runs_several_and_tells_which_failed(archive, tmp_path, capsys):
 
 
 def test_it_trains_without_the_packages_a_gpu_image_lacks(archive, tmp_path):
-    """fmlib.train and what it needs import without rasterio, pyarrow, papermill and ipywidgets."""
+    """fmlib.train and what it needs import without rasterio, pyarrow, torchmetrics, papermill and ipywidgets."""
     code = (
         "import sys\n"
-        "for name in ('rasterio', 'pyarrow', 'scipy', 'papermill', 'nbconvert', 'ipywidgets'):\n"
+        "for name in ('rasterio', 'pyarrow', 'scipy', 'torchmetrics', 'papermill', 'nbconvert', 'ipywidgets'):\n"
         "    sys.modules[name] = None\n"
         "import fmlib.evaluate\nfrom fmlib.train import main\nmain([sys.argv[1], '--steps=1'])\n"
     )

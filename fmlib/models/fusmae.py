@@ -12,15 +12,13 @@ encoder block (section 3.1), the shared encoder, the cross-attention decoder (se
 Shapes: B batch, C channels, H W pixels, L patches, K kept slots, R removed slots, D width.  Mask: 0 keep, 1 remove.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from fmlib.layers import Block, CrossBlock, Pair, any_visible, cat_pads, to_pair
 from fmlib.masking import Masks, keep_all
 from fmlib.modality import Modality
-from fmlib.models.mae import Decoder, SensorEmbed, check_choices, initialise
+from fmlib.models.mae import Decoder, Encoded, Output, Reconstruction, SensorEmbed, check_choices, initialise
 
 FUSIONS = ("none", "stack", "xad", "xae", "xaed")
 TARGETS = ("none", "patch", "group")
@@ -37,35 +35,6 @@ PRESETS = {
         "large": (1024, 24, 16, 512, 8, 16),  # ViT-L
     }.items()
 }
-
-
-class Output(NamedTuple):
-    """What `FusMAE.forward` returns: loss (), pred {sensor: (B, R, C·p·q)}, mask {sensor: (B, L)}."""
-
-    loss: Tensor
-    pred: dict[str, Tensor]
-    mask: dict[str, Tensor]
-
-
-class Encoded(NamedTuple):
-    """What `FusMAE.encode` returns.
-
-    tokens {sensor: (B, K, D)} after the last norm, one entry "stack" for channel stacking; cls (B, D), the mean over
-    sensors where each is encoded alone; attn {layer: (B, h, N, M)}, empty unless asked for.  Tokens of a map run
-    [class token, first sensor, second sensor, …]; "early.s1" is what S1's tokens look at in the other sensors.
-    """
-
-    tokens: dict[str, Tensor]
-    cls: Tensor
-    attn: dict[str, Tensor]
-
-
-class Reconstruction(NamedTuple):
-    """Images {sensor: (B, C, H, W)} in physical units: predicted patches alone, and pasted among the visible ones."""
-
-    pred: dict[str, Tensor]
-    pasted: dict[str, Tensor]
-    mask: dict[str, Tensor]
 
 
 class FusMAE(nn.Module):
@@ -86,6 +55,9 @@ class FusMAE(nn.Module):
         joint_attention: whether the shared blocks attend over all sensors' tokens together; default: unless
             ``fusion="none"``.
         pos_temperature: of the sine-cosine positions (`fmlib.layers.sincos_positions`); MAE's is 10,000.
+        cross_queries: sensors that ask the others in cross-attention; default: all of them (Fus-MAE: both directions).
+            One direction only, as CROMA (arXiv 2311.00566), where radar queries optical: ``["s1"]``.
+        cross_shared: whether the directions share the weights of their cross-attention (Fus-MAE: each has its own).
     """
 
     def __init__(
@@ -104,22 +76,27 @@ class FusMAE(nn.Module):
         decoder_queries: str = "latent",
         joint_attention: bool | None = None,
         pos_temperature: float = 30,
+        cross_queries: list[str] | None = None,
+        cross_shared: bool = False,
     ):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__", "modalities")}
         super().__init__()
         check_choices(fusion=(fusion, FUSIONS), norm_target=(norm_target, TARGETS))
         check_choices(decoder_queries=(decoder_queries, QUERIES))
+        if (cross_queries or cross_shared) and fusion in ("none", "stack"):
+            raise ValueError(f"cross_queries and cross_shared need cross-attention; fusion={fusion!r} has none")
         self.config, self.modalities = config, {m.name: m for m in modalities}
         self.fusion, self.decoder_queries = fusion, decoder_queries
         self.joint_attention = fusion != "none" if joint_attention is None else joint_attention
         names, img_size = list(self.modalities), to_pair(img_size)
+        cross = {"queries": cross_queries, "shared": cross_shared}
 
         # encoder
         sensor = (img_size, embed_dim, norm_target, pos_temperature)
         self.embed = nn.ModuleDict({m.name: SensorEmbed(m, *sensor) for m in modalities})
         self.grids = {name: embed.grid for name, embed in self.embed.items()}
         early = fusion in ("xae", "xaed")
-        self.early_fusion = CrossBlock(names, embed_dim, num_heads, mlp_ratio, shared_mlp=True) if early else None
+        self.early_fusion = CrossBlock(names, embed_dim, num_heads, mlp_ratio, True, **cross) if early else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth - early))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
@@ -127,7 +104,7 @@ class FusMAE(nn.Module):
         # decoder
         late, grid_asks = fusion in ("xad", "xaed"), decoder_queries == "grid"
         dim, heads = (decoder_embed_dim, decoder_num_heads) if grid_asks else (embed_dim, num_heads)
-        self.late_fusion = CrossBlock(names, dim, heads, mlp_ratio, shared_mlp=False) if late else None
+        self.late_fusion = CrossBlock(names, dim, heads, mlp_ratio, False, **cross) if late else None
         sizes = {name: embed.proj.in_features for name, embed in self.embed.items()}
         outputs = {"stack": sizes} if fusion == "stack" else {name: {name: size} for name, size in sizes.items()}
         light = (embed_dim, decoder_embed_dim, decoder_depth, decoder_num_heads, mlp_ratio, pos_temperature)
@@ -144,7 +121,7 @@ class FusMAE(nn.Module):
         grids = {name: self.embed[name].grid_of(image.shape[2:]) for name, image in images.items()}
         return {name: self.embed[name].patches(image) for name, image in images.items()}, self.grids | grids
 
-    def forward_encoder(self, patches, grids, masks: Masks, return_attention: bool = False) -> Encoded:
+    def forward_encoder(self, patches, grids, masks: Masks, return_attention=False, cls_layers: int = 1) -> Encoded:
         """Visible patches in, tokens of every sensor of `masks` out."""
         tokens, pads, attn = {}, {}, {}
         for name, mask in masks.items():
@@ -162,7 +139,7 @@ class FusMAE(nn.Module):
             attn |= {f"early.{name}": a for name, a in maps.items() if a is not None}
         cls, seen = [], []
         for names in self._attending_together(tokens):
-            group, c, maps = self._shared_blocks({n: tokens[n] for n in names}, pads, return_attention)
+            group, c, maps = self._shared_blocks({n: tokens[n] for n in names}, pads, return_attention, cls_layers)
             suffix = "" if self.joint_attention else f".{names[0]}"
             attn |= {f"blocks.{i}{suffix}": a for i, a in enumerate(maps)}
             tokens = tokens | group
@@ -174,15 +151,17 @@ class FusMAE(nn.Module):
     def _attending_together(self, tokens: dict[str, Tensor]) -> list[list[str]]:
         return [list(tokens)] if self.joint_attention else [[name] for name, x in tokens.items() if x.shape[1]]
 
-    def _shared_blocks(self, tokens, pads, return_attention):
-        """Self-attention over [class token, all given tokens]: tokens, class token (B, D), maps."""
+    def _shared_blocks(self, tokens, pads, return_attention, cls_layers=1):
+        """Self-attention over [class token, all given tokens]: tokens, last class tokens (B, cls_layers·D), maps."""
         cls = self.cls_token.expand(len(next(iter(tokens.values()))), -1, -1)
         x, pad, maps = torch.cat([cls, *tokens.values()], dim=1), cat_pads({"cls": cls} | tokens, pads), []
+        last = [x[:, 0]]
         for block in self.blocks:
             x, attn = block(x, pad, return_attention)
             maps += [] if attn is None else [attn]
-        cls, *parts = self.norm(x).split([1, *(t.shape[1] for t in tokens.values())], dim=1)
-        return dict(zip(tokens, parts, strict=True)), cls[:, 0], maps
+            last = [*last, x[:, 0]][-cls_layers:]
+        _, *parts = self.norm(x).split([1, *(t.shape[1] for t in tokens.values())], dim=1)
+        return dict(zip(tokens, parts, strict=True)), self.norm(torch.stack(last, dim=1)).flatten(1), maps
 
     def encode(
         self,
@@ -190,6 +169,7 @@ class FusMAE(nn.Module):
         masks: Masks | None = None,
         present: dict[str, Tensor] | None = None,
         return_attention: bool = False,
+        cls_layers: int = 1,
     ) -> Encoded:
         """Features of any non-empty subset of the sensors.
 
@@ -198,13 +178,16 @@ class FusMAE(nn.Module):
             masks: what to leave out; default: nothing.
             present: {sensor: (B,) bool}, False where a sample lacks a sensor.
             return_attention: compute attention step by step and return its maps.
+            cls_layers: of how many last blocks the class tokens are joined, (B, cls_layers·D).
         """
+        if not 1 <= cls_layers <= max(len(self.blocks), 1):
+            raise ValueError(f"cls_layers is {cls_layers}, but this encoder has {len(self.blocks)} shared blocks")
         patches, grids = self.patches(images)
         if masks is None:
             batch, device = next((len(x), x.device) for x in images.values())
             masks = keep_all({name: grids[name] for name in images}, batch, present)
             masks = {name: mask.to(device) for name, mask in masks.items()}
-        return self.forward_encoder(patches, grids, masks, return_attention)
+        return self.forward_encoder(patches, grids, masks, return_attention, cls_layers)
 
     # -- decoder (section 3.2) ------------------------------------------------------------------------------------
 
@@ -228,6 +211,12 @@ class FusMAE(nn.Module):
         attn = {f"late.{name}": a for name, a in maps.items() if a is not None}
         return {name: p for name, p in pred.items() if name in masks}, attn
 
+    def predict(self, images: dict[str, Tensor], masks: Masks):
+        """Images → patches {sensor: (B, L, C·p·q)}, predictions {sensor: (B, R, C·p·q)} of the removed ones, grids."""
+        patches, grids = self.patches(images)
+        tokens = self.forward_encoder(patches, grids, masks).tokens
+        return patches, self.forward_decoder(tokens, masks, grids)[0], grids
+
     # -- loss -----------------------------------------------------------------------------------------------------
 
     def forward_loss(self, patches, pred: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
@@ -244,10 +233,13 @@ class FusMAE(nn.Module):
         Returns:
             loss (the sensors' losses summed), pred (removed patches as targets, in the order of `ids_remove`), mask.
         """
-        patches, grids = self.patches(images)
-        pred, _ = self.forward_decoder(self.forward_encoder(patches, grids, masks).tokens, masks, grids)
+        patches, pred, _ = self.predict(images, masks)
         losses = self.forward_loss(patches, pred, masks)
         return Output(sum(losses.values()), pred, {name: mask.mask for name, mask in masks.items()})
+
+    def losses(self, images: dict[str, Tensor], masks: Masks, pred: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Parts of the loss, which is their sum, from images {sensor: (B, C, H, W)} and what `forward` predicted."""
+        return self.forward_loss(self.patches(images)[0], pred, masks)
 
     def attention_maps(self, images: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
         """All maps of one pass {layer: (B, h, N, M)}: early fusion, shared blocks, late fusion (see `Encoded`).
@@ -264,8 +256,7 @@ class FusMAE(nn.Module):
 
         Each patch is put back on its own true mean and deviation (as all MAE pictures do when `norm_target` is on).
         """
-        patches, grids = self.patches(images)
-        pred, _ = self.forward_decoder(self.forward_encoder(patches, grids, masks).tokens, masks, grids)
+        patches, pred, grids = self.predict(images, masks)
         images = {n: self.embed[n].paste(patches[n], pred[n], masks[n], grids[n]) for n in pred if n in patches}
         alone, pasted = ({n: pair[i] for n, pair in images.items()} for i in (0, 1))
         return Reconstruction(alone, pasted, {name: m.mask.unflatten(1, grids[name]) for name, m in masks.items()})

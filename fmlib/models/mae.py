@@ -3,12 +3,46 @@
 Shapes: B batch, C channels, H W pixels, L patches, K kept slots, R removed slots, D width.  Mask: 0 keep, 1 remove.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from fmlib.layers import Attention, Block, Pair, Positions, cat_pads, gather_tokens, patchify, unpatchify
 from fmlib.masking import SensorMask
 from fmlib.modality import Modality
+
+
+class Output(NamedTuple):
+    """What `forward` returns: loss (), predictions, mask {sensor: (B, L)}.
+
+    A masked autoencoder predicts removed patches {sensor: (B, R, C·p·q)}, other methods what their classes say.
+    """
+
+    loss: Tensor
+    pred: dict[str, Tensor]
+    mask: dict[str, Tensor]
+
+
+class Encoded(NamedTuple):
+    """What `encode` returns.
+
+    tokens {sensor: (B, K, D)} after the last norm, one entry "stack" for channel stacking; cls (B, D), the mean over
+    sensors where each is encoded alone; attn {layer: (B, h, N, M)}, empty unless asked for.  Tokens of a map run
+    [class token, first sensor, second sensor, …]; "early.s1" is what S1's tokens look at in the other sensors.
+    """
+
+    tokens: dict[str, Tensor]
+    cls: Tensor
+    attn: dict[str, Tensor]
+
+
+class Reconstruction(NamedTuple):
+    """Images {sensor: (B, C, H, W)} in physical units: predicted patches alone, and pasted among the visible ones."""
+
+    pred: dict[str, Tensor]
+    pasted: dict[str, Tensor]
+    mask: dict[str, Tensor]
 
 
 class SensorEmbed(nn.Module):
@@ -142,9 +176,7 @@ def initialise(module: nn.Module):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    import os
-
-    if isinstance(module, Attention) and os.environ.get("MIM"):
+    if isinstance(module, Attention):
         width = module.q.out_features
         module.kv.weight.data[:width] = module.q.weight.data
     for token in ("cls_token", "mask_token", "sensor"):
