@@ -1,16 +1,16 @@
-"""How good is a pretrained model?  Here: reconstruction, and whether one sensor helps to see the other.
+"""How well does a pretrained model reconstruct, and does one sensor help it to see the other?
 
 Errors are **relative**: squared error over the removed patches, divided by that of predicting each removed patch's own
 mean in each band. 1 is thus the error of an oracle that knows every patch's colour but nothing inside it, and
 1 − error is the share of the detail inside patches that was explained (R²).
 """
 
-import statistics
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from fmlib.evaluate.metrics import summarise
 from fmlib.layers import gather_tokens
 from fmlib.masking import Masks, SensorMask, draw_masks, keep_all
 
@@ -49,9 +49,7 @@ def sensor_losses(model: nn.Module, images: dict[str, Tensor], masks: Masks, bat
     _check_eval(model)
     count, sums = len(next(iter(images.values()))), {}
     for some, hidden in _parts(images, masks, batch_size):
-        pred = model(some, hidden).pred
-        patches, _ = model.patches(some)
-        for name, loss in model.forward_loss(patches, pred, hidden).items():
+        for name, loss in model.losses(some, hidden, model(some, hidden).pred).items():
             sums[name] = sums.get(name, 0.0) + float(loss) * len(some[name]) / count
     return sums
 
@@ -70,8 +68,7 @@ def reconstruction_error(model: nn.Module, images: dict[str, Tensor], masks: Mas
     _check_eval(model)
     sums: dict[str, Tensor] = {}
     for some, hidden in _parts(images, masks, batch_size):
-        patches, grids = model.patches(some)
-        pred, _ = model.forward_decoder(model.forward_encoder(patches, grids, hidden).tokens, hidden, grids)
+        patches, pred, _ = model.predict(some, hidden)
         for name in (n for n in pred if n in patches):
             pair = relative_error(model, name, patches[name], pred[name], hidden[name])
             sums[name] = sums.get(name, 0) + torch.stack([s.sum() for s in pair])
@@ -186,24 +183,6 @@ def baseline_errors(model: nn.Module, images: dict[str, Tensor], mask_ratio: flo
         for label, guess in zip(rows, guesses, strict=True):
             rows[label][name] = float((true - guess).square().sum() / (true - own).square().sum())
     return list(rows.values())
-
-
-def summarise(rows: Sequence[dict], by: Sequence[str], value: str = "error") -> list[dict]:
-    """Mean and spread of a value over all rows that agree in `by`, in the order of their first appearance.
-
-    Returns:
-        One row a group: the keys of `by`, `value` (mean), ``"std"`` (sample standard deviation, 0 for one row),
-        ``"low"`` and ``"high"`` (mean ∓ std) and ``"runs"`` (number of rows).
-    """
-    groups: dict[tuple, list[float]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in by), []).append(row[value])
-    out = []
-    for key, values in groups.items():
-        mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-        spread = {value: mean, "std": std, "low": mean - std, "high": mean + std, "runs": len(values)}
-        out.append(dict(zip(by, key, strict=True)) | spread)
-    return out
 
 
 def partner_gains(rows: Sequence[dict]) -> list[dict]:
