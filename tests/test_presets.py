@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from archives import make_ombria
 from rasterio.transform import from_origin
 
 from fmlib.data import preload
-from fmlib.evaluate import BIGEARTHNET_V2, DINO_MM, SEN12MS, FinetuneParams, ProbeParams, run_protocol
+from fmlib.evaluate import BIGEARTHNET_V2, DINO_MM, OMBRIA, SEN12MS, FinetuneParams, ProbeParams, run_protocol
 from fmlib.evaluate.presets import draws, open_splits
+from fmlib.evaluate.segmentation import LINEAR
 from fmlib.manifest import load_manifest
 from fmlib.models.fusmae import fusmae
 from fmlib.scenes import generate
@@ -122,6 +124,28 @@ def test_sen12ms_single_labels(sen12ms):
     ]
     assert all(row["accuracy"] == row["class_accuracy"] == 1.0 for row in rows if row["method"] == "linear")
     assert "ap_micro" not in rows[0]
+
+
+def test_ombria_maps_from_both_dates(tmp_path):
+    """Dates of a site stand side by side, labels are drawn by site, and each score has its interval over sites."""
+    root = make_ombria(tmp_path, train=20, test=4)
+    protocol = replace(
+        OMBRIA,
+        fractions=(0.3, 1.0),
+        seeds=(0, 1),
+        sensors=(("s2",), ("s1", "s2")),
+        probe=replace(LINEAR, epochs=5, weight_decays=(1e-3,)),
+        finetune=FinetuneParams("segmentation", head="linear", epochs=1, warmup=0, batch_size=8, crop=64),
+    )
+    splits = opened(protocol, root)
+    rows = run_protocol(protocol, model_of(splits), splits=splits)
+    keys = [(row["method"], row["sensors"], row["fraction"], row["labels"]) for row in rows]
+    linear = [("linear", sensors, *share) for sensors in ("s2", "s1+s2") for share in ((0.3, 5), (0.3, 5), (1.0, 17))]
+    assert keys == linear + [("finetuned", *key[1:]) for key in linear]  # 20 sites less 3 for validation
+    for row in rows:
+        assert row["miou_low"] <= row["miou"] <= row["miou_high"]
+    assert rows[2]["miou"] > 0.6  # the mask is a threshold of the optical scene
+    assert rows[0]["miou"] != rows[1]["miou"]  # other sites were labelled
 
 
 def test_shares_of_labels_are_nested_and_without_replacement():

@@ -17,7 +17,7 @@ from fmlib.evaluate.metrics import (
     single_label_scores,
     summarise,
 )
-from fmlib.evaluate.presets import BIGEARTHNET_V2, DINO_MM, SEN12MS, Protocol, run_protocol
+from fmlib.evaluate.presets import BIGEARTHNET_V2, DINO_MM, OMBRIA, SEN12MS, Protocol, run_protocol
 from fmlib.evaluate.probe import ProbeParams, ProbeResult, knn, linear_probe, patch_rows
 from fmlib.evaluate.reconstruction import (
     NAMES,
@@ -39,6 +39,7 @@ __all__ = [
     "BIGEARTHNET_V2",
     "DINO_MM",
     "NAMES",
+    "OMBRIA",
     "PARTNERS",
     "SEN12MS",
     "DenseHead",

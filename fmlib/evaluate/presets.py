@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from fmlib.data import open_dataset
 from fmlib.data.subsets import label_fraction
-from fmlib.evaluate.features import Features, extract
+from fmlib.evaluate.features import Features, extract, pair_views
 from fmlib.evaluate.finetune import FinetuneParams, finetune
-from fmlib.evaluate.metrics import batch_averaged_micro_ap
+from fmlib.evaluate.metrics import batch_averaged_micro_ap, bootstrap, mean_iou
 from fmlib.evaluate.probe import ProbeParams, linear_probe
+from fmlib.evaluate.segmentation import LINEAR, dense_probe
 
 BOTH = (("s1",), ("s2",), ("s1", "s2"))
 
@@ -27,10 +28,11 @@ class Protocol:
     name: str
     data: str  # name of a manifest
     source: str  # where the protocol is from
-    task: str  # single or multi
+    task: str  # single, multi or segmentation
     options: dict = field(default_factory=dict)  # of `open_dataset`
     validation: str = "validation"  # split that settings are chosen on; it may be the test split of protocols without
     test: str = "test"  # split that is reported
+    views: tuple[str, ...] = ()  # dates of one place whose features are joined, see `pair_views`; empty: samples alone
     crop: int | None = None  # side of the central window, pixels
     sensors: tuple[tuple[str, ...], ...] = BOTH  # shown in training and test of the head; others are not shown at all
     pools: tuple[str, ...] = ("cls",)
@@ -90,6 +92,19 @@ SEN12MS = Protocol(
     differs=("validation is whole training scenes held back, where the source has no validation list",),
 )
 
+OMBRIA = Protocol(
+    name="OMBRIA floods, project",
+    data="ombria",
+    source="this workbook",
+    task="segmentation",
+    views=("before", "after"),
+    pools=("dense",),
+    fractions=(0.01, 0.1, 1.0),
+    seeds=(0, 1, 2),
+    probe=LINEAR,
+    finetune=FinetuneParams("segmentation", epochs=20, batch_size=16, crop=128),
+)
+
 
 def run_protocol(
     protocol: Protocol, model: nn.Module, root=None, methods: Sequence[str] = ("linear", "finetuned"), splits=None
@@ -104,7 +119,8 @@ def run_protocol(
 
     Returns:
         One row a method, set of sensors, pool, share of labels and seed: {"protocol", "data", "split", "method",
-        "sensors", "pool", "fraction", "seed", "labels" (their number), score…}.
+        "sensors", "pool", "fraction", "seed", "labels" (their number), score…}; with maps also ``"miou_low"`` and
+        ``"miou_high"``, the 95 % interval over the test part's places.
     """
     splits = open_splits(protocol, root) if splits is None else splits
     rows = linear_rows(protocol, model, splits) if "linear" in methods else []
@@ -126,7 +142,10 @@ def linear_rows(protocol: Protocol, model: nn.Module, splits: dict) -> list[dict
     for sensors in protocol.sensors:
         for pool in protocol.pools:
             options = {"cls_layers": protocol.cls_layers if pool == "cls" else 1, "crop": protocol.crop}
-            parts = {part: extract(model, data, None, sensors, pool, **options) for part, data in splits.items()}
+            parts = {
+                part: extract(model, data, shown(protocol, data), sensors, pool, **options)
+                for part, data in splits.items()
+            }
             rows += [
                 {"method": "linear", "sensors": "+".join(sensors), "pool": pool} | row
                 for row in _probe_rows(protocol, len(splits["train"].classes), **parts)
@@ -135,46 +154,62 @@ def linear_rows(protocol: Protocol, model: nn.Module, splits: dict) -> list[dict
 
 
 def _probe_rows(protocol: Protocol, classes: int, train: Features, validation: Features, test: Features) -> list[dict]:
-    rows, held_out = [], ((validation.x, validation.labels), (test.x, test.labels))
+    rows = []
     for fraction, seed, chosen in draws(protocol, train.labels):
-        some = train.take(chosen)
-        params = replace(protocol.probe, seed=seed)
-        result = linear_probe((some.x, some.labels), *held_out, params, classes)
+        some, params = train.take(chosen), replace(protocol.probe, seed=seed)
+        if protocol.task == "segmentation":
+            result = dense_probe(some, validation, test, classes=classes, params=params)
+        else:
+            parts = [(part.x, part.labels) for part in (some, validation, test)]
+            result = linear_probe(*parts, params, classes)
         row = {"fraction": fraction, "seed": seed, "labels": len(chosen), "chosen": result.chosen}
-        rows.append(row | result.scores | _compatible(protocol, result.outputs, test.labels))
+        rows.append(row | result.scores | _more_scores(protocol, result.outputs, test.labels, test.places))
     return rows
 
 
 def finetuned_rows(protocol: Protocol, model: nn.Module, splits: dict) -> list[dict]:
     """The whole encoder, fine-tuned anew for each set of sensors, pool, share of labels and seed."""
-    rows, labels, test_labels = [], all_labels(splits["train"]), all_labels(splits["test"])
-    held_out = [(splits[part], range(len(splits[part]))) for part in ("validation", "test")]
+    rows, indices = [], {part: shown(protocol, data) for part, data in splits.items()}
+    labels, test_labels = (all_labels(splits[part], indices[part][:, -1]) for part in ("train", "test"))
+    held_out = [(splits[part], indices[part]) for part in ("validation", "test")]
+    places = [splits["test"][index].get("place", index) for index in indices["test"][:, -1].tolist()]
     for sensors in protocol.sensors:
         for pool in protocol.pools:
             for fraction, seed, chosen in draws(protocol, labels):
                 params = replace(protocol.finetune, seed=seed, pool=pool)
-                result = finetune(model, (splits["train"], chosen), *held_out, sensors, params)
+                result = finetune(model, (splits["train"], indices["train"][chosen]), *held_out, sensors, params)
                 row = {"method": "finetuned", "sensors": "+".join(sensors), "pool": pool}
                 row |= {"fraction": fraction, "seed": seed, "labels": len(chosen), "chosen": result.chosen}
-                rows.append(row | result.scores | _compatible(protocol, result.outputs, test_labels))
+                rows.append(row | result.scores | _more_scores(protocol, result.outputs, test_labels, places))
     return rows
 
 
 def draws(protocol: Protocol, labels: Tensor):
-    """(fraction, seed, sample numbers) for each share of the labels and seed; all labels are drawn once."""
+    """(fraction, seed, row numbers) for each share of the labels and seed; all labels are drawn once."""
     for fraction in protocol.fractions:
         for seed in protocol.seeds if fraction < 1 else protocol.seeds[:1]:
-            yield fraction, seed, label_fraction(labels.numpy(), fraction, seed)
+            strata = labels.numpy() if labels.ndim < 3 else len(labels)  # maps are drawn as they come
+            yield fraction, seed, label_fraction(strata, fraction, seed)
 
 
-def all_labels(data) -> Tensor:
-    """Labels of all samples of a data set."""
+def shown(protocol: Protocol, data) -> np.ndarray:
+    """(N, V) sample numbers that a protocol looks at; the label is that of the last view."""
+    return pair_views(data, protocol.views) if protocol.views else np.arange(len(data))[:, None]
+
+
+def all_labels(data, indices: np.ndarray) -> Tensor:
+    """Labels of some samples of a data set."""
     if hasattr(data, "arrays"):  # preloaded
-        return torch.as_tensor(data.arrays["label"])
-    return torch.as_tensor(np.stack([data[index]["label"] for index in range(len(data))]))
+        return torch.as_tensor(data.arrays["label"][indices])
+    return torch.as_tensor(np.stack([data[index]["label"] for index in indices.tolist()]))
 
 
-def _compatible(protocol: Protocol, outputs: Tensor, labels: Tensor) -> dict:
-    if not protocol.batch_average:
-        return {}
-    return {"ap_micro_batch_averaged": batch_averaged_micro_ap(outputs, labels, protocol.batch_average)}
+def _more_scores(protocol: Protocol, outputs: Tensor, labels: Tensor, places: Sequence[str]) -> dict:
+    """The compatibility number where the protocol asks for it; for maps, the interval of the mean IoU over places."""
+    scores = {}
+    if protocol.batch_average:
+        scores["ap_micro_batch_averaged"] = batch_averaged_micro_ap(outputs, labels, protocol.batch_average)
+    if protocol.task == "segmentation":
+        interval = bootstrap(lambda rows: mean_iou(outputs[rows]), places)
+        scores |= {"miou_low": interval["low"], "miou_high": interval["high"]}
+    return scores
