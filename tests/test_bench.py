@@ -33,6 +33,14 @@ def test_work_grows_with_what_is_shown():
     assert work[1] > 1.2 * work[0]
 
 
+@pytest.mark.parametrize("method", ["infonce", "dino"])
+def test_other_methods_are_timed_by_their_own_step(method):
+    options = {"method": method, "fusion": "stack" if method == "dino" else "none", "mask_strategy": "consistent"}
+    params = SMALL.__class__(**vars(SMALL) | options)
+    found = bench_train(params, seconds=0.1)
+    assert found["pairs_per_s"] == pytest.approx(4 / (found["ms_per_step"] / 1e3))
+
+
 def test_command_prints_json(capsys):
     words = ["--data=ombria", "--preset=nano", "--img_size=32", "--batch_size=4", "--num_threads=1", "--device=cpu"]
     assert main(["bench", "train", *words]) == 0

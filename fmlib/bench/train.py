@@ -13,8 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmlib.manifest import load_manifest
-from fmlib.masking import draw_masks
-from fmlib.train import TrainParams, autocast, build, make_optimizer, pick_device, train_step
+from fmlib.train import TrainParams, autocast, build, hide, make_optimizer, pick_device, train_step
 
 
 def bench_train(params: TrainParams, seconds: float = 10.0) -> dict:
@@ -75,13 +74,14 @@ def _step(params: TrainParams, device: torch.device) -> Callable:
     optimizer, _ = make_optimizer(model, params)
     generator = torch.Generator().manual_seed(params.seed)
     size = (params.img_size, params.img_size)
-    images = {m.name: torch.randn(params.batch_size, m.in_chans, *size, device=device) for m in modalities.values()}
+    count = params.batch_size
+    images = {m.name: torch.randn(count, m.in_chans, *size, device=device) for m in model.modalities.values()}
+    present = dict.fromkeys(images, torch.ones(count, dtype=torch.bool))
     forward = torch.compile(model) if params.compile else model
 
     def step():
-        options = {"generator": generator, "block_size": params.block_size, "sensor_drop": params.sensor_drop}
-        masks = draw_masks(model.grids, params.batch_size, params.mask_strategy, params.mask_ratio, **options)
-        train_step(params, forward, optimizer, images, {name: mask.to(device) for name, mask in masks.items()})
+        seen, masks = hide(params, model, images, present, generator, params.sensor_drop)
+        train_step(params, forward, optimizer, seen, masks)
 
     return step
 
