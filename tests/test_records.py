@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from archives import make_ombria
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sensors import sensor
@@ -17,6 +18,7 @@ from fmlib.data.batches import collate
 from fmlib.data.pack import pack, verify
 from fmlib.data.records import HEADER, INDEX, Records, read_header
 from fmlib.data.sample import Raw, to_sample
+from fmlib.train import train
 
 
 class Made:
@@ -306,8 +308,6 @@ def test_a_header_with_other_values_opens_or_is_called_damaged(packed, tmp_path,
 
 
 def test_open_dataset_takes_records_that_were_packed_with_the_same_options(tmp_path):
-    from archives import make_ombria
-
     root = make_ombria(tmp_path, train=20, test=2)
     files = open_dataset("ombria", "test", root)
     folder = tmp_path / "ombria" / "records" / "test"
@@ -321,3 +321,17 @@ def test_open_dataset_takes_records_that_were_packed_with_the_same_options(tmp_p
     assert open_dataset("ombria", "test", root, ("s2",), size=64)[0]["s2"].shape == (3, 64, 64)
     with pytest.raises(FileNotFoundError, match="no records of ombria/test with these options"):
         open_dataset("ombria", "test", root, records=True, dates=("after",))
+
+
+def test_training_from_records_equals_training_from_files(tmp_path, monkeypatch):
+    """Read from disk as they are needed, records give the weights that the files give, bit by bit."""
+    root = make_ombria(tmp_path, train=20, test=2)
+    settings = {"data": "ombria", "data_root": str(root), "preset": "nano", "img_size": 32, "batch_size": 4, "steps": 3}
+    settings |= {"num_threads": 1, "validate_every": 0, "device": "cpu"}
+    weights = [train(settings | {"out": str(tmp_path / "files")}).state_dict()]
+    pack(open_dataset("ombria", "train", root), root / "ombria" / "records" / "train", workers=0)
+    monkeypatch.setattr("fmlib.train.IN_MEMORY", 0)
+    monkeypatch.setattr("fmlib.train.preload", None)  # nothing is read ahead
+    weights.append(train(settings | {"out": str(tmp_path / "records")}).state_dict())
+    for key, value in weights[0].items():
+        assert torch.equal(value, weights[1][key]), key
