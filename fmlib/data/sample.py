@@ -66,9 +66,10 @@ def to_sample(
         if name not in raw.bands:
             continue
         files, tag = [_source(file, raw.extras["id"]) for file in raw.files[name]], raw.nodata.get(name)
-        for channel, band in enumerate(raw.bands[name]):
+        bands = [_to_tensor(band) for band in raw.bands[name]]
+        for channel, band in enumerate(bands):
             _refuse(band, modality, channel, tag, files[min(channel, len(files) - 1)])
-        groups = [((c,), torch.from_numpy(_torch_ready(band))[None]) for c, band in enumerate(raw.bands[name])]
+        groups = [((channel,), band[None]) for channel, band in enumerate(bands)]
         image, absent = to_image(groups, modality, size, method, tag)
         sample[name] = image.numpy()
         modality.check(sample[name], files[0], None if absent is None else ~absent.numpy())
@@ -161,20 +162,20 @@ def merge_valid(valid: Tensor | None, missing: Sequence[Tensor], size) -> Tensor
     return reduce(torch.logical_and, masks)
 
 
-def _refuse(band: np.ndarray, modality: Modality, channel: int, tag: float | None, source: str) -> None:
+def _refuse(band: Tensor, modality: Modality, channel: int, tag: float | None, source: str) -> None:
     """Raise if a band has no data at all, or some without that the rule does not fill."""
-    if band.dtype.kind in "iu" and not modality.stored_unit and not _tags(modality, tag):
+    if not (band.is_floating_point() or modality.stored_unit or _tags(modality, tag)):
         return  # every whole number is data
-    tagged, broken = _faults(torch.from_numpy(_torch_ready(band)), modality, tag)
+    tagged, broken = _faults(band, modality, tag)
     tags, others, name = int(tagged.sum()), int(broken.sum()), f"{modality.name!r} band {modality.bands[channel]}"
-    if tags + others == band.size:
+    if tags + others == band.numel():
         raise ValueError(f"{source}: every value of {name} is no data; drop this sample")
     if modality.on_nodata == "keep":
         tags = 0
     if modality.on_nodata != "mean" and tags + others:
         counts = " and ".join(f"{count} {what}" for count, what in ((others, "not finite"), (tags, "nodata")) if count)
         raise ValueError(
-            f'{source}: of {band.size} values of {name} {counts}; drop this sample, or set on_nodata = "mean" in '
+            f'{source}: of {band.numel()} values of {name} {counts}; drop this sample, or set on_nodata = "mean" in '
             "the manifest to fill and mark them"
         )
 
@@ -184,10 +185,10 @@ def _source(file: Path, identity: str) -> str:
     return str(file) if identity in str(file) else f"{file} ({identity})"
 
 
-def _torch_ready(band: np.ndarray) -> np.ndarray:
-    """A copy that torch may own, in a type whose arithmetic torch has; every stored value is kept."""
+def _to_tensor(band: np.ndarray) -> Tensor:
+    """A copy as a tensor, in a type whose arithmetic torch has; every stored value is kept."""
     types = {"u2": np.int32, "u4": np.int64, "f8": np.float32}
-    return np.array(band, types.get(band.dtype.str[1:], band.dtype.newbyteorder("=")))
+    return torch.from_numpy(np.array(band, types.get(band.dtype.str[1:], band.dtype.newbyteorder("="))))
 
 
 def _to_grid(key: str, value, size):
