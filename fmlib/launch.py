@@ -1,4 +1,4 @@
-"""Start training runs as processes of their own, a few at a time, and follow their logs.
+"""Start trainings and evaluations as processes of their own, a few at a time, and follow them.
 
 A notebook trains this way: its kernel keeps its memory, a run that dies takes nothing with it, and the same call after
 an interruption goes on where the runs stopped.
@@ -21,6 +21,7 @@ from fmlib.weights import write_beside
 __all__ = [
     "grid",
     "launch",
+    "launch_evaluations",
     "only_train_params",
     "raw_first",
     "read_log",
@@ -61,25 +62,58 @@ def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:
         RuntimeError: a run failed; the message ends with the last lines it printed.
     """
     params = [read_params(run) for run in runs]
+    folders, total = [Path(p.out) for p in params], max(sum(p.steps for p in params), 1)
+    _processes("fmlib.train", runs, folders, jobs, poll, lambda shown: _show(folders, total, shown))
+    return folders
+
+
+def launch_evaluations(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[dict]:
+    """Score several models, `jobs` at a time; scores that are there are not made again.
+
+    Args:
+        runs: parameters of each (`fmlib.evaluate.command.EvaluateParams`), each with an `out` of its own.
+        jobs, poll: as for `launch`.
+
+    Returns:
+        The rows of each run, in the order given.
+
+    Raises:
+        ValueError, RuntimeError: as for `launch`.
+    """
+    from fmlib.evaluate.command import read_params, read_scores
+
+    params = [read_params(run) for run in runs]
     folders = [Path(p.out) for p in params]
+    missing = [number for number, p in enumerate(params) if read_scores(p) is None]
+
+    def show(shown: int) -> int:
+        done = sum((folder / "scores.json").exists() for folder in folders)
+        if done > shown:
+            print(f"{done} of {len(folders)} evaluations", flush=True)
+        return max(done, shown)
+
+    _processes("fmlib.evaluate", [runs[n] for n in missing], [folders[n] for n in missing], jobs, poll, show)
+    return [read_scores(p) for p in params]
+
+
+def _processes(module: str, runs: list[dict], folders: list[Path], jobs: int, poll: float, show) -> None:
+    """Run `python -m module` with each run's parameters, each beside its results in a folder of its own."""
     if len(set(folders)) < len(folders):
         raise ValueError("two runs have the same `out`; give each a folder of its own")
     threads = max((os.cpu_count() or 1) // jobs, 1)
-    waiting, running = list(zip(runs, folders, strict=True)), {}
-    total, shown = max(sum(p.steps for p in params), 1), -1
+    waiting, running, shown = list(zip(runs, folders, strict=True)), {}, -1
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 run, folder = waiting.pop(0)
-                running[folder] = _start({"num_threads": threads} | run, folder)
+                running[folder] = _start(module, {"num_threads": threads} | run, folder)
             time.sleep(poll)
             for folder in [f for f, process in running.items() if process.poll() is not None]:
                 _check(running.pop(folder), folder)
-            shown = _show(folders, total, shown)
+            shown = show(shown)
     finally:
         for process in running.values():
             process.terminate()
-    return folders
 
 
 def raw_first(runs: list[dict], steps: int, jobs: int = 1) -> list[dict]:
@@ -102,12 +136,12 @@ def raw_first(runs: list[dict], steps: int, jobs: int = 1) -> list[dict]:
     return [run | {"init": f"{folder}/model"} for run, folder in zip(runs, launch(raw, jobs), strict=True)]
 
 
-def _start(run: dict, folder: Path) -> subprocess.Popen:
+def _start(module: str, run: dict, folder: Path) -> subprocess.Popen:
     folder.mkdir(parents=True, exist_ok=True)
     asked = folder / "asked.json"
     write_beside(asked, lambda path: path.write_text(json.dumps(run, indent=2)))
     env = os.environ | {"OMP_NUM_THREADS": str(run["num_threads"]), "FMLIB_BATCH": "1"}
-    command = [sys.executable, "-m", "fmlib.train", str(asked)]
+    command = [sys.executable, "-m", module, str(asked)]
     with open(folder / "printed.txt", "w") as printed:
         return subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, env=env)
 
@@ -115,7 +149,7 @@ def _start(run: dict, folder: Path) -> subprocess.Popen:
 def _check(process: subprocess.Popen, folder: Path):
     if process.returncode:
         tail = (folder / "printed.txt").read_text().strip().splitlines()[-3:]
-        raise RuntimeError(f"training in {folder} ended with status {process.returncode}:\n" + "\n".join(tail))
+        raise RuntimeError(f"the run in {folder} ended with status {process.returncode}:\n" + "\n".join(tail))
 
 
 def _show(folders: list[Path], total: int, shown: int) -> int:

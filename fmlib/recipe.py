@@ -9,14 +9,14 @@ from torch import nn
 
 from fmlib.layers import to_pair
 from fmlib.modality import Modality
-from fmlib.models.baselines import InfoNCE
+from fmlib.models.baselines import InfoNCE, SmallResNet
 from fmlib.models.dino import DINO
 from fmlib.models.fusmae import PRESETS, FusMAE
 from fmlib.models.mae import check_choices
 from fmlib.params import check_params
 from fmlib.weights import load, load_strictly
 
-METHODS = ("mae", "infonce", "dino")
+METHODS = ("mae", "infonce", "dino", "resnet")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TrainParams:
     img_size: int = 120  # side of the random crop, pixels
     samples: int = 0  # use the first so many training samples; 0: all
     # model
-    method: str = "mae"  # mae, infonce, dino
+    method: str = "mae"  # mae, infonce, dino; resnet: a convnet to be trained with labels alone, so with 0 steps
     preset: str = "small"  # nano, tiny, small, base, large
     fusion: str = "xaed"  # none, stack, xad, xae, xaed
     patch_size: int = 8  # side of a patch, pixels
@@ -92,6 +92,8 @@ def check(p: TrainParams) -> None:
         raise ValueError("method='infonce' compares sensors, each encoded alone: set fusion='none', give two or more")
     if len(p.sensors) == 1 and p.fusion not in ("none", "stack"):
         raise ValueError(f"fusion={p.fusion!r} has nothing to fuse with sensors={p.sensors}; set fusion='none'")
+    if p.method == "resnet" and p.steps:
+        raise ValueError("method='resnet' is not pretrained here, only trained with labels: set steps=0")
     if p.img_size % p.patch_size:
         raise ValueError(f"img_size {p.img_size} does not divide into patches of {p.patch_size} pixels")
 
@@ -114,6 +116,8 @@ def _method(p: TrainParams, sensors: list[Modality]) -> nn.Module:
     encoder = {"img_size": p.img_size} | {key: sizes[key] for key in ("embed_dim", "depth", "num_heads")}
     if p.method == "infonce":
         return InfoNCE(sensors, **encoder)
+    if p.method == "resnet":
+        return SmallResNet(sensors, p.img_size, reduction=p.patch_size)
     fusion = {"fusion": p.fusion, "joint_attention": p.joint_attention, "cross_shared": p.cross_shared}
     fusion |= {"cross_queries": p.cross_queries or None}
     if p.method == "dino":

@@ -2,6 +2,8 @@
 
 import json
 import math
+import statistics
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -20,6 +22,32 @@ class Table:
 
     def _repr_html_(self) -> str:
         return html_table(self.rows)
+
+
+def pivot(rows: Sequence[dict], index: Sequence[str], column: Callable[[dict], str], value: str) -> list[dict]:
+    """Mean and spread of a value, one row for each combination of `index` and one column for each kind of row.
+
+    Args:
+        rows: one dict a run. index: keys that name a table row.
+        column: what column a run belongs to.
+        value: what is averaged; a column's runs differ in seed alone.
+
+    Returns:
+        Rows for `Table`: the keys of `index`, and [mean, standard deviation] of each column; one run: its value.
+    """
+    table: dict[tuple, dict] = {}
+    for row in rows:
+        key = tuple(row[name] for name in index)
+        table.setdefault(key, {}).setdefault(column(row), []).append(row[value])
+    columns = dict.fromkeys(column(row) for row in rows)
+    spread = {key: {name: _mean_and_spread(found.get(name)) for name in columns} for key, found in table.items()}
+    return [dict(zip(index, key, strict=True)) | cells for key, cells in spread.items()]
+
+
+def _mean_and_spread(values: list[float] | None) -> list[float] | float | None:
+    if not values or len(values) == 1:
+        return values[0] if values else None
+    return [statistics.fmean(values), statistics.stdev(values)]
 
 
 def html_table(rows: list[dict]) -> str:

@@ -11,7 +11,7 @@ from rasterio.transform import from_origin
 
 from fmlib.data import preload
 from fmlib.evaluate import BIGEARTHNET_V2, DINO_MM, OMBRIA, SEN12MS, FinetuneParams, ProbeParams, run_protocol
-from fmlib.evaluate.presets import draws, open_splits
+from fmlib.evaluate.protocol import draws, open_splits
 from fmlib.evaluate.segmentation import LINEAR
 from fmlib.manifest import load_manifest
 from fmlib.models.fusmae import fusmae
@@ -131,6 +131,8 @@ def test_ombria_maps_from_both_dates(tmp_path):
     root = make_ombria(tmp_path, train=20, test=4)
     protocol = replace(
         OMBRIA,
+        has_class=None,
+        drop_sensors=False,
         fractions=(0.3, 1.0),
         seeds=(0, 1),
         sensors=(("s2",), ("s1", "s2")),

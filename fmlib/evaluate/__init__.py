@@ -3,7 +3,8 @@
 Imports torch, timm and NumPy alone; functions that score import torchmetrics when they are called.
 """
 
-from fmlib.evaluate.features import Features, extract, pair_views, standardise
+from fmlib.evaluate.claims import at_places, judge_claim, select, worst_places
+from fmlib.evaluate.features import Features, extract, fill_missing, pair_views, presence, standardise
 from fmlib.evaluate.finetune import FinetuneParams, FinetuneResult, finetune
 from fmlib.evaluate.leaks import find_leaks, touching_edges, touching_places
 from fmlib.evaluate.metrics import (
@@ -17,8 +18,17 @@ from fmlib.evaluate.metrics import (
     single_label_scores,
     summarise,
 )
-from fmlib.evaluate.presets import BIGEARTHNET_V2, DINO_MM, OMBRIA, SEN12MS, Protocol, run_protocol
+from fmlib.evaluate.presets import (
+    BIGEARTHNET_V2,
+    DINO_MM,
+    OMBRIA,
+    PROTOCOLS,
+    SCENES,
+    SEN12MS,
+    Protocol,
+)
 from fmlib.evaluate.probe import ProbeParams, ProbeResult, knn, linear_probe, patch_rows
+from fmlib.evaluate.protocol import open_splits, run_protocol, scored_places, shown, touching, worst_maps
 from fmlib.evaluate.reconstruction import (
     NAMES,
     PARTNERS,
@@ -34,6 +44,8 @@ from fmlib.evaluate.reconstruction import (
     wrong_partner,
 )
 from fmlib.evaluate.segmentation import DenseHead, dense_probe, predict_maps
+from fmlib.evaluate.tiles import in_tiles
+from fmlib.evaluate.windows import cropped, with_labels
 
 __all__ = [
     "BIGEARTHNET_V2",
@@ -41,6 +53,8 @@ __all__ = [
     "NAMES",
     "OMBRIA",
     "PARTNERS",
+    "PROTOCOLS",
+    "SCENES",
     "SEN12MS",
     "DenseHead",
     "Features",
@@ -49,20 +63,26 @@ __all__ = [
     "ProbeParams",
     "ProbeResult",
     "Protocol",
+    "at_places",
     "average_precision",
     "baseline_errors",
     "batch_averaged_micro_ap",
     "bootstrap",
     "confusion",
     "confusion_scores",
+    "cropped",
     "dense_probe",
     "extract",
+    "fill_missing",
     "find_leaks",
     "finetune",
+    "in_tiles",
+    "judge_claim",
     "knn",
     "linear_probe",
     "mean_iou",
     "multi_label_scores",
+    "open_splits",
     "pair_views",
     "partner_gains",
     "partner_masks",
@@ -70,15 +90,23 @@ __all__ = [
     "partner_test",
     "patch_rows",
     "predict_maps",
+    "presence",
     "reconstruction_error",
     "relative_error",
     "run_protocol",
+    "scored_places",
+    "select",
     "sensor_losses",
+    "shown",
     "single_label_scores",
     "standardise",
     "summarise",
+    "touching",
     "touching_edges",
     "touching_places",
+    "with_labels",
     "with_partner",
+    "worst_maps",
+    "worst_places",
     "wrong_partner",
 ]

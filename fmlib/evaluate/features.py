@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from fmlib.data.augment import center_crop
 from fmlib.data.batches import collate
+from fmlib.evaluate.metrics import IGNORE
+from fmlib.evaluate.tiles import in_tiles
 
 POOLS = ("cls", "mean", "sensors", "dense")
 
@@ -48,6 +50,7 @@ def extract(
     crop: int | tuple[int, int] | None = None,
     cls_layers: int = 1,
     batch_size: int = 64,
+    tile: int | None = None,
 ) -> Features:
     """Features of a frozen model, computed on the device it is on and returned on the CPU.
 
@@ -62,6 +65,7 @@ def extract(
             tokens, joined over sensors in the same way.
         crop: side of the central window in pixels of the largest sensor; None shows whole images.
         cls_layers: of how many last blocks the class tokens are joined (``"cls"`` only).
+        tile: side of the windows that images are seen in, see `in_tiles`; None shows them at once.
 
     Raises:
         ValueError: unknown sensor or pool; samples that have none of the sensors.
@@ -72,13 +76,22 @@ def extract(
     device, parts, labels, places, ids, seen = next(model.parameters()).device, [], [], [], [], set()
     for rows in np.array_split(indices, range(batch_size, len(indices), batch_size)):
         views, label, place, identity = read_views(data, rows, names, device, crop)
-        parts.append(torch.cat([embed(model, *view, pool, cls_layers) for view in views], -1).float().cpu())
+        parts.append(_joined(model, views, pool, cls_layers, tile).float().cpu())
         labels, places, ids = [*labels, label], places + place, ids + identity
         seen |= {name for _, present in views for name in names if present[name].any()}
     x = torch.cat(parts)
     if pool in ("sensors", "dense") and getattr(model, "fusion", "") != "stack":  # which has one part for all sensors
         x = _without_unseen(x, names, seen, indices.shape[1])
     return Features(x, None if any(label is None for label in labels) else torch.cat(labels), places, ids)
+
+
+def _joined(model: nn.Module, views: list, pool: str, cls_layers: int, tile: int | None) -> Tensor:
+    """Features of several views, joined: (B, F), or (B, rows, cols, F) for ``"dense"``."""
+
+    def run(seen: list) -> Tensor:  # channels before rows and columns
+        return torch.cat([embed(model, *view, pool, cls_layers) for view in seen], -1).movedim(-1, 1)
+
+    return (run(views) if tile is None else in_tiles(run, views, tile)).movedim(1, -1)
 
 
 def embed(
@@ -118,6 +131,42 @@ def standardise(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     mean, std = flat.mean(0), flat.std(0, correction=0)
     std = torch.where(std > 1e-6 * flat.abs().amax(0).clamp(min=1e-12), std, torch.inf)
     return tuple((x - mean) / std for x in (train, *others))
+
+
+def fill_missing(x: Tensor, shown: Sequence[str], sensors: Sequence[str], train: Tensor, views: int = 1) -> Tensor:
+    """Features of some sensors, placed where a head for more of them expects them, among means of the training part.
+
+    Args:
+        x: (…, views · shown · D), joined by `extract`.
+        shown, sensors: the sensors in `x`, and those the head was fitted with.
+        train: the features it was fitted with, (…, views · sensors · D). Where all sensors share one part, `x` is as
+            wide as these, and nothing is to be filled in.
+
+    Returns:
+        As wide as `train`.
+    """
+    if x.shape[-1] == train.shape[-1]:
+        return x
+    mean = train.flatten(0, -2).mean(0).unflatten(0, (views, len(sensors), -1))
+    full = mean.expand(*x.shape[:-1], *mean.shape).clone()
+    full[..., [list(sensors).index(name) for name in shown], :] = x.unflatten(-1, (views, len(shown), -1))
+    return full.flatten(-3)
+
+
+def presence(features: Features, number: int, share: float) -> Features:
+    """Dense features with maps as one answer a sample: does a class cover more than a share of the labelled pixels?
+
+    Args:
+        features: dense, with maps (N, H, W) of class numbers, 255 where a pixel has none.
+        number: of the class.
+        share: 0 to 1.
+
+    Returns:
+        The mean over each image's tokens, (N, F), and labels (N,): 1 yes, 0 no, 255 where nothing is labelled.
+    """
+    known = (features.labels != IGNORE).sum((1, 2))
+    answer = ((features.labels == number).sum((1, 2)) > share * known).long()
+    return features._replace(x=features.x.mean((1, 2)), labels=torch.where(known > 0, answer, IGNORE))
 
 
 def pair_views(data, order: Sequence[str] = ("before", "after")) -> np.ndarray:

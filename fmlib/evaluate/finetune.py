@@ -5,8 +5,9 @@ layer above it. The epoch that does best on the validation part is kept; the tes
 """
 
 import copy
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from fmlib.evaluate.features import as_views, embed, extract, read_views, shown_
 from fmlib.evaluate.metrics import confusion, confusion_scores, multi_label_scores, single_label_scores
 from fmlib.evaluate.probe import CHOSEN_BY, loss_of, or_lowest, seeded
 from fmlib.evaluate.segmentation import DenseHead, tokens_to_pixels
+from fmlib.evaluate.tiles import in_tiles
 
 _FLIP_SEED = 5  # a stream of random numbers of its own
 
@@ -33,13 +35,16 @@ class FinetuneParams:
     pool: str = "mean"  # cls, mean, sensors; segmentation takes dense features
     head: str = "decoder"  # linear or decoder, of segmentation
     epochs: int = 20
-    warmup: int = 2  # epochs of linear warm-up, cosine to 0 after
+    steps: int = 0  # optimiser steps instead of epochs, the same for few and many labels; 0: epochs
+    validations: int = 0  # looks at the validation part, spread evenly, the last at the end; 0: after each epoch
+    warmup: int = 2  # epochs of linear warm-up (of `steps`, a tenth), cosine to 0 after
     batch_size: int = 32
     lr: float = 5e-4  # of the head, as it is: not scaled by the batch
     weight_decay: float = 0.05  # not on biases, norms and tokens
     layer_decay: float = 0.75  # 1: one rate for all layers
     clip_grad: float = 1.0  # largest gradient norm; 0: no clipping
     crop: int = 0  # side of random crops in training, pixels; 0: whole images
+    tile: int = 0  # side of the windows that validation and test images are seen in, see `in_tiles`; 0: whole
     rotate: bool = False  # quarter turns besides flips; radar looks sideways
     seed: int = 0
 
@@ -101,7 +106,7 @@ def finetune(
         model: has `modalities` and `encode`; pretrained, or with random weights for a supervised baseline. Of a model
             that keeps its encoder in `encoder`, that alone is tuned.
         train, validation, test: (data, indices), indices (N,) or (N, V) as for `extract`; with fewer labels, give fewer
-            (`fmlib.data.subsets.label_fraction`). Validation and test images are shown whole.
+            (`fmlib.data.subsets.label_fraction`).
         sensors: which sensors are shown; default: all that model and data share.
         params: default: `FinetuneParams()`.
 
@@ -113,10 +118,14 @@ def finetune(
     names = shown_sensors(model, parts[0][0], sensors)
     classifier = make_classifier(model, *parts[0], names, params)
     steps = max(len(batch_indices(len(parts[0][1]), params.batch_size, 0, 0)), 1)
+    params = params if not params.steps else _in_epochs(params, steps)
     optimizer, schedule = make_optimizer(classifier, params, steps)
     log, chosen, weights = [], None, None
+    every = max(params.epochs // params.validations, 1) if params.validations else 1
     for epoch in range(params.epochs):
         loss = _epoch(classifier, optimizer, schedule, *parts[0], names, params, epoch)
+        if (params.epochs - 1 - epoch) % every:
+            continue
         log.append({"epoch": epoch + 1, "loss": loss} | predict(classifier, *parts[1], names, params)[0])
         value = or_lowest(log[-1][CHOSEN_BY[params.task]])
         if chosen is None or value > or_lowest(chosen[CHOSEN_BY[params.task]]):
@@ -124,6 +133,12 @@ def finetune(
     classifier.load_state_dict(weights)
     scores, outputs = predict(classifier, *parts[2], names, params) if len(parts) > 2 else ({}, None)
     return FinetuneResult(scores, log, chosen, outputs, classifier.eval())
+
+
+def _in_epochs(params: FinetuneParams, steps: int) -> FinetuneParams:
+    """Settings in steps as settings in whole epochs of `steps`, rounded up."""
+    epochs = math.ceil(params.steps / steps)
+    return replace(params, epochs=epochs, warmup=math.ceil(epochs / 10))
 
 
 def make_classifier(model: nn.Module, data, indices: np.ndarray, names: list[str], params: FinetuneParams):
@@ -164,7 +179,7 @@ def predict(classifier: Classifier, data, indices, names: list[str], params: Fin
     found, labels, indices = [], [], as_views(indices)
     for rows in np.array_split(indices, range(params.batch_size, len(indices), params.batch_size)):
         views, label = _read(data, rows, names, next(classifier.parameters()).device)
-        logits = classifier(views).float().cpu()
+        logits = (in_tiles(classifier, views, params.tile) if params.tile else classifier(views)).float().cpu()
         maps = params.task == "segmentation"
         found.append(confusion(logits.argmax(1), label, logits.shape[1]) if maps else logits)
         labels.append(label)

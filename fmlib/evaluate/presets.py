@@ -1,22 +1,13 @@
-"""Published and own evaluation protocols as plain settings; `run_protocol` carries one out.
+"""Published and own evaluation protocols as plain settings; `fmlib.evaluate.protocol` carries them out.
 
 A number says which protocol, data set, split and average it comes from, and is compared with no other kind.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from fmlib.data import open_dataset
-from fmlib.data.subsets import label_fraction
-from fmlib.evaluate.features import Features, extract, pair_views
-from fmlib.evaluate.finetune import FinetuneParams, finetune
-from fmlib.evaluate.metrics import batch_averaged_micro_ap, bootstrap, mean_iou
-from fmlib.evaluate.probe import ProbeParams, linear_probe
-from fmlib.evaluate.segmentation import LINEAR, dense_probe
+from fmlib.evaluate.finetune import FinetuneParams
+from fmlib.evaluate.probe import ProbeParams
+from fmlib.evaluate.segmentation import LINEAR
 
 BOTH = (("s1",), ("s2",), ("s1", "s2"))
 
@@ -33,8 +24,14 @@ class Protocol:
     validation: str = "validation"  # split that settings are chosen on; it may be the test split of protocols without
     test: str = "test"  # split that is reported
     views: tuple[str, ...] = ()  # dates of one place whose features are joined, see `pair_views`; empty: samples alone
+    label: str = "label"  # the field asked for: label or map
+    has_class: tuple[int, float] | None = None  # of maps also asked: does this class cover more than this share?
     crop: int | None = None  # side of the central window, pixels
-    sensors: tuple[tuple[str, ...], ...] = BOTH  # shown in training and test of the head; others are not shown at all
+    train_crop: int | None = None  # the same, for validation and the frozen features of training alone
+    tile: int | None = None  # side of the windows that images are seen in, pixels; None: at once
+    calm: dict = field(default_factory=dict)  # options that open one date, the calmest, to look for touching places
+    drop_sensors: bool = False  # test heads of several sensors with each of them missing, too
+    sensors: tuple[tuple[str, ...], ...] = BOTH  # shown in training and test; others, and what a model lacks, are not
     pools: tuple[str, ...] = ("cls",)
     cls_layers: int = 1  # class tokens of so many last blocks joined
     fractions: tuple[float, ...] = (1.0,)  # shares of labels, without replacement
@@ -98,118 +95,37 @@ OMBRIA = Protocol(
     source="this workbook",
     task="segmentation",
     views=("before", "after"),
+    has_class=(1, 0.2),  # is it flooded?
+    calm={"dates": ("before",)},
+    drop_sensors=True,
     pools=("dense",),
     fractions=(0.01, 0.1, 1.0),
     seeds=(0, 1, 2),
     probe=LINEAR,
-    finetune=FinetuneParams("segmentation", epochs=20, batch_size=16, crop=128),
+    finetune=FinetuneParams("segmentation", epochs=20, batch_size=16, crop=128, tile=128),
 )
 
-
-def run_protocol(
-    protocol: Protocol, model: nn.Module, root=None, methods: Sequence[str] = ("linear", "finetuned"), splits=None
-) -> list[dict]:
-    """Carry out a protocol with one model.
-
-    Args:
-        model: pretrained, or with random weights for a baseline; in evaluation mode.
-        root: folder that holds all data sets.
-        methods: ``"linear"`` (frozen features), ``"finetuned"``.
-        splits: {"train", "validation", "test": data set} already open, e.g. preloaded; default: opened from disk.
-
-    Returns:
-        One row a method, set of sensors, pool, share of labels and seed: {"protocol", "data", "split", "method",
-        "sensors", "pool", "fraction", "seed", "labels" (their number), score…}; with maps also ``"miou_low"`` and
-        ``"miou_high"``, the 95 % interval over the test part's places.
-    """
-    splits = open_splits(protocol, root) if splits is None else splits
-    rows = linear_rows(protocol, model, splits) if "linear" in methods else []
-    if "finetuned" in methods and protocol.finetune is not None:
-        rows += finetuned_rows(protocol, model, splits)
-    about = {"protocol": protocol.name, "data": protocol.data, "split": protocol.test}
-    return [about | row for row in rows]
-
-
-def open_splits(protocol: Protocol, root=None) -> dict:
-    """The data sets of a protocol: {"train", "validation", "test"}."""
-    names = {"train": "train", "validation": protocol.validation, "test": protocol.test}
-    return {part: open_dataset(protocol.data, name, root, **protocol.options) for part, name in names.items()}
-
-
-def linear_rows(protocol: Protocol, model: nn.Module, splits: dict) -> list[dict]:
-    """Frozen features are computed once for each set of sensors and pool, then probed with each share of labels."""
-    rows = []
-    for sensors in protocol.sensors:
-        for pool in protocol.pools:
-            options = {"cls_layers": protocol.cls_layers if pool == "cls" else 1, "crop": protocol.crop}
-            parts = {
-                part: extract(model, data, shown(protocol, data), sensors, pool, **options)
-                for part, data in splits.items()
-            }
-            rows += [
-                {"method": "linear", "sensors": "+".join(sensors), "pool": pool} | row
-                for row in _probe_rows(protocol, len(splits["train"].classes), **parts)
-            ]
-    return rows
-
-
-def _probe_rows(protocol: Protocol, classes: int, train: Features, validation: Features, test: Features) -> list[dict]:
-    rows = []
-    for fraction, seed, chosen in draws(protocol, train.labels):
-        some, params = train.take(chosen), replace(protocol.probe, seed=seed)
-        if protocol.task == "segmentation":
-            result = dense_probe(some, validation, test, classes=classes, params=params)
-        else:
-            parts = [(part.x, part.labels) for part in (some, validation, test)]
-            result = linear_probe(*parts, params, classes)
-        row = {"fraction": fraction, "seed": seed, "labels": len(chosen), "chosen": result.chosen}
-        rows.append(row | result.scores | _more_scores(protocol, result.outputs, test.labels, test.places))
-    return rows
-
-
-def finetuned_rows(protocol: Protocol, model: nn.Module, splits: dict) -> list[dict]:
-    """The whole encoder, fine-tuned anew for each set of sensors, pool, share of labels and seed."""
-    rows, indices = [], {part: shown(protocol, data) for part, data in splits.items()}
-    labels, test_labels = (all_labels(splits[part], indices[part][:, -1]) for part in ("train", "test"))
-    held_out = [(splits[part], indices[part]) for part in ("validation", "test")]
-    places = [splits["test"][index].get("place", index) for index in indices["test"][:, -1].tolist()]
-    for sensors in protocol.sensors:
-        for pool in protocol.pools:
-            for fraction, seed, chosen in draws(protocol, labels):
-                params = replace(protocol.finetune, seed=seed, pool=pool)
-                result = finetune(model, (splits["train"], indices["train"][chosen]), *held_out, sensors, params)
-                row = {"method": "finetuned", "sensors": "+".join(sensors), "pool": pool}
-                row |= {"fraction": fraction, "seed": seed, "labels": len(chosen), "chosen": result.chosen}
-                rows.append(row | result.scores | _more_scores(protocol, result.outputs, test_labels, places))
-    return rows
-
-
-def draws(protocol: Protocol, labels: Tensor):
-    """(fraction, seed, row numbers) for each share of the labels and seed; all labels are drawn once."""
-    for fraction in protocol.fractions:
-        for seed in protocol.seeds if fraction < 1 else protocol.seeds[:1]:
-            strata = labels.numpy() if labels.ndim < 3 else len(labels)  # maps are drawn as they come
-            yield fraction, seed, label_fraction(strata, fraction, seed)
-
-
-def shown(protocol: Protocol, data) -> np.ndarray:
-    """(N, V) sample numbers that a protocol looks at; the label is that of the last view."""
-    return pair_views(data, protocol.views) if protocol.views else np.arange(len(data))[:, None]
-
-
-def all_labels(data, indices: np.ndarray) -> Tensor:
-    """Labels of some samples of a data set."""
-    if hasattr(data, "arrays"):  # preloaded
-        return torch.as_tensor(data.arrays["label"][indices])
-    return torch.as_tensor(np.stack([data[index]["label"] for index in indices.tolist()]))
-
-
-def _more_scores(protocol: Protocol, outputs: Tensor, labels: Tensor, places: Sequence[str]) -> dict:
-    """The compatibility number where the protocol asks for it; for maps, the interval of the mean IoU over places."""
-    scores = {}
-    if protocol.batch_average:
-        scores["ap_micro_batch_averaged"] = batch_averaged_micro_ap(outputs, labels, protocol.batch_average)
-    if protocol.task == "segmentation":
-        interval = bootstrap(lambda rows: mean_iou(outputs[rows]), places)
-        scores |= {"miou_low": interval["low"], "miou_high": interval["high"]}
-    return scores
+SCENES = Protocol(
+    name="made scenes, land cover",
+    data="synthetic",
+    source="this workbook",
+    task="segmentation",
+    options={"with_map": True},
+    label="map",
+    has_class=(2, 0.2),  # is it arable land?
+    crop=96,
+    tile=48,
+    drop_sensors=True,
+    pools=("dense",),
+    fractions=(0.1, 1.0),
+    seeds=(0, 1, 2),
+    probe=LINEAR,
+    finetune=FinetuneParams("segmentation", epochs=20, batch_size=16, crop=48, tile=48),
+)
+PROTOCOLS = {
+    "dino-mm": DINO_MM,
+    "bigearthnet-v2": BIGEARTHNET_V2,
+    "sen12ms": SEN12MS,
+    "ombria": OMBRIA,
+    "scenes": SCENES,
+}

@@ -21,22 +21,22 @@ PARTNERS = tuple(NAMES)
 def relative_error(
     model: nn.Module, name: str, patches: Tensor, pred: Tensor, mask: SensorMask
 ) -> tuple[Tensor, Tensor]:
-    """Squared error of predictions, and of each patch's own mean in each band, summed for each sample.
+    """Squared error of predictions, and of each patch's own mean in each band, summed for each sample and band.
 
     Args:
         patches: (B, L, C·p·q) normalised. pred: (B, R, C·p·q) as targets, in the order of `mask.ids_remove`.
 
     Returns:
-        Two tensors (B,); their ratio is the relative error.
+        Two tensors (B, C); the ratio of their sums is the relative error.
     """
     embed = model.embed[name]
     true = gather_tokens(patches, mask.ids_remove)
     mean, std = embed.target_stats(true)
     bands = true.unflatten(-1, (embed.modality.in_chans, -1))  # (B, R, C, p·q)
-    flat = (bands - bands.mean(-1, keepdim=True)).flatten(-2)
-    count = 1.0 if mask.pad_remove is None else (~mask.pad_remove).float()[..., None]
-    error = (pred.float() * std + mean - true).square() * count
-    return error.sum((1, 2)), (flat.square() * count).sum((1, 2))
+    flat = bands - bands.mean(-1, keepdim=True)
+    count = 1.0 if mask.pad_remove is None else (~mask.pad_remove).float()[..., None, None]
+    error = (pred.float() * std + mean - true).unflatten(-1, bands.shape[2:])
+    return tuple((x.square() * count).sum((1, 3)) for x in (error, flat))
 
 
 @torch.no_grad()
@@ -55,15 +55,19 @@ def sensor_losses(model: nn.Module, images: dict[str, Tensor], masks: Masks, bat
 
 
 @torch.no_grad()
-def reconstruction_error(model: nn.Module, images: dict[str, Tensor], masks: Masks, batch_size: int = 64) -> dict:
+def reconstruction_error(
+    model: nn.Module, images: dict[str, Tensor], masks: Masks, batch_size: int = 64, by_band: bool = False
+) -> dict:
     """Relative error of each sensor over all samples.
 
     Args:
         images: {sensor: (N, C, H, W)} in physical units.
         masks: one a sensor, for all N samples (0 keep, 1 remove).
 
+        by_band: each band for itself.
+
     Returns:
-        {sensor: relative error}.
+        {sensor: relative error}, or {sensor: {band: relative error}}.
     """
     _check_eval(model)
     sums: dict[str, Tensor] = {}
@@ -71,8 +75,11 @@ def reconstruction_error(model: nn.Module, images: dict[str, Tensor], masks: Mas
         patches, pred, _ = model.predict(some, hidden)
         for name in (n for n in pred if n in patches):
             pair = relative_error(model, name, patches[name], pred[name], hidden[name])
-            sums[name] = sums.get(name, 0) + torch.stack([s.sum() for s in pair])
-    return {name: float(error / flat) for name, (error, flat) in sums.items()}
+            sums[name] = sums.get(name, 0) + torch.stack([s.sum(0) for s in pair])  # (2, C)
+    if not by_band:
+        return {name: float(error.sum() / flat.sum()) for name, (error, flat) in sums.items()}
+    bands = {name: model.modalities[name].bands for name in sums}
+    return {n: dict(zip(bands[n], (error / flat).tolist(), strict=True)) for n, (error, flat) in sums.items()}
 
 
 def partner_test(

@@ -22,7 +22,7 @@ from fmlib.evaluate.probe import (
 )
 
 HEADS = ("linear", "decoder")
-LINEAR = ProbeParams("lbfgs", weight_decays=(1e-4, 1e-3, 1e-2), epochs=50)
+LINEAR = ProbeParams("lbfgs", weight_decays=(1e-4, 1e-3, 1e-2, 1e-1), epochs=50)
 DECODER = ProbeParams("adamw", lrs=(1e-3, 3e-3), weight_decays=(1e-4,), epochs=20, batch_size=16)
 
 
@@ -41,7 +41,7 @@ class DenseHead(nn.Module):
         super().__init__()
         if head not in HEADS:
             raise ValueError(f"head is {head!r}; choose one of {', '.join(HEADS)}")
-        self.scale, self.linear = scale, head == "linear"
+        self.classes, self.scale, self.linear = classes, scale, head == "linear"
         self.net = nn.Linear(dim, classes) if self.linear else _light_decoder(dim, classes, width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -23,7 +23,9 @@ from fmlib.layers import Pair, to_pair
 from fmlib.masking import Masks
 from fmlib.modality import Modality
 from fmlib.models.fusmae import FusMAE
-from fmlib.models.mae import Encoded, Output, initialise
+from fmlib.models.mae import Encoded, Output, check_choices, initialise
+
+REDUCTIONS = (4, 8, 16, 32)  # of a ResNet's four stages
 
 
 def make_encoder(modalities: list[Modality], fusion: str, **options) -> FusMAE:
@@ -117,14 +119,20 @@ class SmallResNet(nn.Module):
         modalities: the sensors in a fixed order; their bands are stacked.
         img_size: height and width in pixels (int or pair) that `grids` is told for; other sizes work.
         backbone: name of a ResNet in timm.
+        reduction: pixels a side of a place in its feature map: 4, 8, 16 or 32; stages that reduce further are left out.
     """
 
-    def __init__(self, modalities: list[Modality], img_size: int | Pair = 120, backbone: str = "resnet18"):
+    def __init__(
+        self, modalities: list[Modality], img_size: int | Pair = 120, backbone: str = "resnet18", reduction: int = 32
+    ):
         super().__init__()
-        self.config = {"img_size": img_size, "backbone": backbone}
+        check_choices(reduction=(reduction, REDUCTIONS))
+        self.config = {"img_size": img_size, "backbone": backbone, "reduction": reduction}
+        self.reduction = reduction
         self.fusion, self.modalities = "stack", {m.name: m for m in modalities}
         in_chans = sum(m.in_chans for m in modalities)
-        self.backbone = timm.create_model(backbone, pretrained=False, in_chans=in_chans, num_classes=0)
+        last = {"features_only": True, "out_indices": (1 + REDUCTIONS.index(reduction),)}
+        self.backbone = timm.create_model(backbone, pretrained=False, in_chans=in_chans, **last)
         self.grids = dict.fromkeys(self.modalities, self.grid_of(to_pair(img_size)))
         for m in modalities:
             for key in ("mean", "std"):
@@ -133,8 +141,7 @@ class SmallResNet(nn.Module):
 
     def grid_of(self, size: Pair) -> Pair:
         """Rows and columns of the last feature map for images of `size` pixels."""
-        reduction = self.backbone.feature_info[-1]["reduction"]
-        return -(-size[0] // reduction), -(-size[1] // reduction)
+        return -(-size[0] // self.reduction), -(-size[1] // self.reduction)
 
     def encode(self, images, masks=None, present=None, return_attention=False, cls_layers: int = 1) -> Encoded:
         """Features of any non-empty subset of the sensors.
@@ -150,7 +157,7 @@ class SmallResNet(nn.Module):
         """
         if masks is not None:
             raise ValueError("a convnet sees whole images; leave `masks` out, and mark missing sensors with `present`")
-        features = self.backbone.forward_features(self.stack(images, present))  # (B, D, rows, cols)
+        (features,) = self.backbone(self.stack(images, present))  # (B, D, rows, cols)
         tokens = features.flatten(2).transpose(1, 2)
         return Encoded({"stack": tokens}, tokens.mean(1), {})
 

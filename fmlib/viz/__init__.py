@@ -1,8 +1,11 @@
 """Figures: every function returns a matplotlib Figure, so that one function serves notebook, widget, test and paper."""
 
+from .ablation import ablation_dots, ablation_heat_map
 from .checks import information_maps, ndvi_histograms, polarisations, statistics_beside_manifest
 from .data import band_histograms, label_counts, mutual_information_curve, speckle
+from .evaluation import label_curves, missing_sensor, sensor_gain
 from .images import draw_image, label_text, limits_text, show_pairs, stretch
+from .maps import segmentation_gallery
 from .masks import hide, mask_gallery, mask_pixels
 from .places import places
 from .reconstruction import partner_gallery, reconstruction_gallery, squared_error
@@ -13,16 +16,20 @@ __all__ = [
     "OKABE_ITO",
     "ONE_COLUMN",
     "TWO_COLUMNS",
+    "ablation_dots",
+    "ablation_heat_map",
     "band_histograms",
     "draw_image",
     "hide",
     "information_maps",
     "label_counts",
+    "label_curves",
     "label_text",
     "limits_text",
     "loss_curves",
     "mask_gallery",
     "mask_pixels",
+    "missing_sensor",
     "mutual_information_curve",
     "ndvi_histograms",
     "partner_errors",
@@ -31,6 +38,8 @@ __all__ = [
     "polarisations",
     "reconstruction_gallery",
     "save_figure",
+    "segmentation_gallery",
+    "sensor_gain",
     "show_pairs",
     "speckle",
     "squared_error",
