@@ -21,9 +21,12 @@ READERS = {  # layout → module of `fmlib.data`, and its reader
     "bigearthnet-v1": ("bigearthnet_v1", "BigEarthNetV1"),
     "bigearthnet-v2": ("bigearthnet", "BigEarthNetV2"),
     "folders": ("folders", "Folders"),
+    "houston2013": ("houston", "Houston2013"),
     "ombria": ("ombria", "Ombria"),
     "sen12ms": ("sen12ms", "Sen12MS"),
+    "spacenet6": ("spacenet6", "SpaceNet6"),
     "ssl4eo-s12": ("ssl4eo", "SSL4EO"),
+    "vais": ("vais", "Vais"),
 }
 
 
