@@ -30,7 +30,13 @@ CONTENDERS = {  # what each model changes in the settings that all share
     "s1": {"sensors": ["s1"], "fusion": "none", "sensor_drop": 0.0},
     "s2": {"sensors": ["s2"], "fusion": "none", "sensor_drop": 0.0},
     "infonce": {"method": "infonce", "fusion": "none", "sensor_drop": 0.0},
-    "dino": {"method": "dino", "fusion": "stack", "mask_strategy": "consistent", "sensor_drop": 0.5},
+    "dino": {
+        "method": "dino",
+        "fusion": "stack",
+        "mask_strategy": "consistent",
+        "sensor_drop": 0.5,
+        "teacher_momentum": 0.99,
+    },
     "random": {"fusion": "xaed", "steps": 0},
     "resnet": {"method": "resnet", "steps": 0},
 }
@@ -80,7 +86,6 @@ class CompareParams:
     decoder_queries: str = "grid"
     mask_ratio: float = 0.75
     sensor_drop: float = 0.2
-    teacher_momentum: float = 0.99
     steps: int = 500
     batch_size: int = 32
     lr: float = 8e-3
