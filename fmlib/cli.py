@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from fmlib import cli_data
+from fmlib import cli_data, cli_fusion
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,8 +16,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after `fmlib`; default: those of the process.
     """
     args, rest = _parser().parse_known_args(argv)
-    if rest and args.command not in (_train, _bench_train):
-        _parser().error(f"unknown: {' '.join(rest)}")  # only training takes parameters by name
+    if rest and args.command not in (_train, _evaluate, _compare, _bench_train):
+        _parser().error(f"unknown: {' '.join(rest)}")  # only these take parameters by name
     args.rest = rest
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets a run kill its processes before it goes
     try:
@@ -85,6 +85,18 @@ def _train(args: argparse.Namespace) -> None:
     from fmlib.train import main as train
 
     train(args.rest)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from fmlib.evaluate.command import main as evaluate
+
+    evaluate(args.rest)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from fmlib.compare import main as compare
+
+    compare(args.rest)
 
 
 def _bench_train(args: argparse.Namespace) -> None:
@@ -167,6 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", metavar="DIR", help="for instance reports/quick")
 
     command("train", _train, "pretrain a model: fmlib train [params.json] [--name=value ...]")
+    command("evaluate", _evaluate, "score a model: fmlib evaluate [params.json ...] [--name=value ...]")
+    command("compare", _compare, "pretrain and score several models: fmlib compare [params.json] [--name=value ...]")
 
     bench = command("bench", None, "measure speed, as JSON").add_subparsers(metavar="WHAT", required=True)
     train = bench.add_parser("train", help="steps of pretraining: fmlib bench train [--name=value ...]")
@@ -193,6 +207,8 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--clouds", type=float, default=0.0, metavar="X", help="share of an optical image under cloud")
     scenes.add_argument("--missing", type=float, default=0.0, metavar="X", help="share of scenes without radar")
     scenes.add_argument("--jobs", type=int, metavar="N", help="processes at the same time; default: one a core")
+
+    cli_fusion.add_commands(commands)
 
     command("check", _check, "check the installation: versions, device, data found")
     return parser

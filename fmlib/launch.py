@@ -63,7 +63,8 @@ def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:
     """
     params = [read_params(run) for run in runs]
     folders, total = [Path(p.out) for p in params], max(sum(p.steps for p in params), 1)
-    _processes("fmlib.train", runs, folders, jobs, poll, lambda shown: _show(folders, total, shown))
+    batches = [[(run, folder)] for run, folder in zip(runs, folders, strict=True)]
+    _processes("fmlib.train", batches, jobs, poll, lambda shown: _show(folders, total, shown))
     return folders
 
 
@@ -84,7 +85,7 @@ def launch_evaluations(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> li
 
     params = [read_params(run) for run in runs]
     folders = [Path(p.out) for p in params]
-    missing = [number for number, p in enumerate(params) if read_scores(p) is None]
+    missing = [(run, Path(p.out)) for run, p in zip(runs, params, strict=True) if read_scores(p) is None]
 
     def show(shown: int) -> int:
         done = sum((folder / "scores.json").exists() for folder in folders)
@@ -92,21 +93,23 @@ def launch_evaluations(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> li
             print(f"{done} of {len(folders)} evaluations", flush=True)
         return max(done, shown)
 
-    _processes("fmlib.evaluate", [runs[n] for n in missing], [folders[n] for n in missing], jobs, poll, show)
+    batches = [missing[start::jobs] for start in range(min(jobs, len(missing)))]  # each reads the data once
+    _processes("fmlib.evaluate", batches, jobs, poll, show)
     return [read_scores(p) for p in params]
 
 
-def _processes(module: str, runs: list[dict], folders: list[Path], jobs: int, poll: float, show) -> None:
-    """Run `python -m module` with each run's parameters, each beside its results in a folder of its own."""
+def _processes(module: str, batches: list[list[tuple[dict, Path]]], jobs: int, poll: float, show) -> None:
+    """Run `python -m module` for each batch of (parameters, folder), `jobs` at a time."""
+    folders = [folder for batch in batches for _, folder in batch]
     if len(set(folders)) < len(folders):
         raise ValueError("two runs have the same `out`; give each a folder of its own")
     threads = max((os.cpu_count() or 1) // jobs, 1)
-    waiting, running, shown = list(zip(runs, folders, strict=True)), {}, -1
+    waiting, running, shown = list(batches), {}, -1
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                run, folder = waiting.pop(0)
-                running[folder] = _start(module, {"num_threads": threads} | run, folder)
+                batch = [({"num_threads": threads} | run, folder) for run, folder in waiting.pop(0)]
+                running[batch[0][1]] = _start(module, batch)
             time.sleep(poll)
             for folder in [f for f, process in running.items() if process.poll() is not None]:
                 _check(running.pop(folder), folder)
@@ -136,13 +139,15 @@ def raw_first(runs: list[dict], steps: int, jobs: int = 1) -> list[dict]:
     return [run | {"init": f"{folder}/model"} for run, folder in zip(runs, launch(raw, jobs), strict=True)]
 
 
-def _start(module: str, run: dict, folder: Path) -> subprocess.Popen:
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = folder / "asked.json"
-    write_beside(asked, lambda path: path.write_text(json.dumps(run, indent=2)))
-    env = os.environ | {"OMP_NUM_THREADS": str(run["num_threads"]), "FMLIB_BATCH": "1"}
-    command = [sys.executable, "-m", module, str(asked)]
-    with open(folder / "printed.txt", "w") as printed:
+def _start(module: str, batch: list[tuple[dict, Path]]) -> subprocess.Popen:
+    """A process for all runs of a batch; what it prints goes into the first one's folder."""
+    asked = [folder / "asked.json" for _, folder in batch]
+    for (run, folder), path in zip(batch, asked, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_beside(path, lambda path, run=run: path.write_text(json.dumps(run, indent=2)))
+    env = os.environ | {"OMP_NUM_THREADS": str(batch[0][0]["num_threads"]), "FMLIB_BATCH": "1"}
+    with open(asked[0].with_name("printed.txt"), "w") as printed:
+        command = [sys.executable, "-m", module, *map(str, asked)]
         return subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, env=env)
 
 

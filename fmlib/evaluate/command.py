@@ -2,6 +2,7 @@
 
     python -m fmlib.evaluate --model=runs/xaed-0/model --protocol=ombria --out=runs/xaed-0/linear
     python -m fmlib.evaluate params.json --methods="['finetuned']" --steps=300
+    python -m fmlib.evaluate first.json second.json …       # each for itself, the data read once
 
 Writes `scores.json` into the folder `out`: {"params", "rows"}, rows as of `run_protocol`. A folder that holds the
 scores of these parameters is left as it is, so that a grid goes on where it stopped.
@@ -10,6 +11,7 @@ scores of these parameters is left as it is, so that a grid goes on where it sto
 import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -80,7 +82,7 @@ def evaluate(given: dict | EvaluateParams) -> list[dict]:
     if p.num_threads:
         torch.set_num_threads(p.num_threads)
     protocol = as_asked(p)
-    splits = {part: _in_memory(data) for part, data in open_splits(protocol, p.data_root).items()}
+    splits = _splits(p.protocol, p.data_root)
     rows = tree_rows(protocol, splits) if "trees" in p.methods else []
     if p.model:
         rows += run_protocol(protocol, load(p.model, pick_device(p.device)), methods=p.methods, splits=splits)
@@ -119,16 +121,19 @@ def as_asked(p: EvaluateParams) -> Protocol:
     return replace(protocol, **changes, seeds=(p.seed,), finetune=finetune)
 
 
-def _in_memory(data):
-    return data if isinstance(data, Records) else preload(data)
+@lru_cache(maxsize=1)
+def _splits(protocol: str, data_root: str) -> dict:
+    """The data sets of a protocol, in memory unless they are packed."""
+    splits = open_splits(PROTOCOLS[protocol], data_root)
+    return {part: data if isinstance(data, Records) else preload(data) for part, data in splits.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m fmlib.evaluate [params.json] [--name=value …]`."""
-    given, defaults = {}, asdict(EvaluateParams())
-    for word in sys.argv[1:] if argv is None else argv:
-        named = word.startswith("--")
-        given |= [parse_setting(word[2:], defaults, TYPES)] if named else json.loads(Path(word).read_text())
-    for row in evaluate(given):
-        scores = {k: f"{v:.4f}" for k, v in row.items() if isinstance(v, float) and k not in ("fraction",)}
-        print(row["method"], row["sensors"], row["tested"], row["pool"], row["fraction"], scores)
+    """`python -m fmlib.evaluate [params.json …] [--name=value …]`: each file is an evaluation, names hold for all."""
+    words, defaults = sys.argv[1:] if argv is None else argv, asdict(EvaluateParams())
+    named = dict(parse_setting(word[2:], defaults, TYPES) for word in words if word.startswith("--"))
+    files = [json.loads(Path(word).read_text()) for word in words if not word.startswith("--")]
+    for given in files or [{}]:
+        for row in evaluate(given | named):
+            scores = {k: f"{v:.4f}" for k, v in row.items() if isinstance(v, float) and k != "fraction"}
+            print(row["method"], row["sensors"], row["tested"], row["pool"], row["fraction"], scores, flush=True)
