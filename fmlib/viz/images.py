@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -179,8 +179,16 @@ def _aspect(samples, modalities) -> float:
 
 
 def class_colours(count: int) -> list:
-    """One colour a class: light grey for the first (background), then Okabe–Ito, again from the start after eight."""
-    return ["#D9D9D9", *(OKABE_ITO[i % len(OKABE_ITO)] for i in range(count - 1))]
+    """One colour a class: light grey for the first (background), then Okabe–Ito, the same lighter, and darker."""
+    shades = [[mix(colour, tone, share) for colour in OKABE_ITO] for tone, share in ((1, 0), (1, 0.55), (0, 0.45))]
+    colours = [colour for shade in shades for colour in shade]
+    return ["#D9D9D9", *(colours[i % len(colours)] for i in range(count - 1))]
+
+
+def mix(colour: str, tone: float, share: float) -> str:
+    """A colour with a share of white (tone 1) or black (tone 0); black itself grows lighter either way."""
+    tone = 0.8 if to_hex(colour) == "#000000" else tone
+    return to_hex([(1 - share) * part + share * tone for part in to_rgb(colour)])
 
 
 def _draw_label_map(ax: Axes, label, names: Sequence[str]):
