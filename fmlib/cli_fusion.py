@@ -29,7 +29,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     fuse.set_defaults(command=_fuse)
     fuse.add_argument("--out", metavar="PATH", required=True, help="folder for the results; results there are kept")
     fuse.add_argument("--weights", metavar="PATH", required=True, help="checkpoint of a MaeFuse model")
-    fuse.add_argument("--tile", type=int, metavar="N", help="fuse in windows of N pixels; default: the whole image")
+    fuse.add_argument("--tile", type=int, metavar="N", help="windows of N pixels; default: as in training; 0: whole")
     fuse.add_argument("--overlap", type=int, default=32, metavar="N", help="pixels that windows share (default: 32)")
     fuse.add_argument("--batch", type=int, default=1, metavar="N", help="windows at a time (default: 1)")
 

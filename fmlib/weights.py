@@ -14,8 +14,9 @@ from fmlib.modality import Modality
 from fmlib.models.baselines import InfoNCE, SmallResNet
 from fmlib.models.dino import DINO
 from fmlib.models.fusmae import FusMAE
+from fmlib.models.maefuse import MaeFuse
 
-_CLASSES = {c.__name__: c for c in (FusMAE, InfoNCE, DINO, SmallResNet)}
+_CLASSES = {c.__name__: c for c in (FusMAE, InfoNCE, DINO, SmallResNet, MaeFuse)}
 
 
 def save(model: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float32, **notes) -> Path:

@@ -5,12 +5,15 @@ import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from archives import make_ombria
 
-from fmlib import ablations, compare, recipe
+from fmlib import ablations, compare, evaluate, recipe
+from fmlib.data import preload
 from fmlib.evaluate import command
+from fmlib.evaluate.trees import TreeParams, tree_rows
 from fmlib.manifest import load_manifest
 from fmlib.params import parse_setting
 from fmlib.tables import pivot
@@ -27,6 +30,7 @@ TINY = {
     "batch_size": 8,
     "warmup": 1,
     "tune_steps": 2,
+    "trees": False,
     "jobs": 1,
     "device": "cpu",
 }
@@ -63,11 +67,22 @@ def test_a_comparison_scores_every_model_in_every_way(compared):
     want = [(name, task, *some) for name in p.models for some in sets for task in ("segmentation", "single")]
     assert sorted(linear) == sorted(want)
     assert {r["name"] for r in rows if r["method"] == "finetuned"} == {"random", "resnet"}
-    assert {r["sensors"] for r in rows if r["name"] == "trees"} == {"s1", "s2", "s1+s2"}
     assert all(0 <= row["score"] <= 1 for row in rows)
-    best = max(row["score"] for row in rows if row["name"] == "trees")
-    assert best > 0.9  # the mask is a threshold of the optical image
     assert json.loads((Path(p.out) / "rows.json").read_text()) == rows
+
+
+def test_trees_see_what_pixels_show(root):
+    protocol = replace(evaluate.OMBRIA, fractions=(0.5,), seeds=(0, 1), sensors=(("s1",), ("s1", "s2")))
+    splits = {part: preload(data, progress=False) for part, data in evaluate.open_splits(protocol, root).items()}
+    rows = tree_rows(protocol, splits, TreeParams(pixels=2000, max_iter=10))
+    assert [(r["sensors"], r["seed"], r["labels"]) for r in rows] == [
+        (s, k, 7) for s in ("s1", "s1+s2") for k in (0, 1)
+    ]
+    assert rows[2]["miou"] > max(0.9, rows[0]["miou"])  # the mask is a threshold of the optical image
+    assert rows[2]["miou"] != rows[3]["miou"]  # other sites were labelled
+    assert np.array(rows[0]["confusion"]).sum() == 3 * 256 * 256
+    with pytest.raises(ValueError, match="trees decide pixel by pixel"):
+        tree_rows(replace(protocol, task="multi"), splits)
 
 
 def test_it_goes_on_where_it_stopped(compared, monkeypatch):
@@ -82,7 +97,7 @@ def test_it_goes_on_where_it_stopped(compared, monkeypatch):
 def test_the_printed_commands_are_the_runs(compared):
     p, _ = compared
     found = compare.commands(p)
-    assert {row["what"] for row in found} == {"pretrain", "probe", "fine-tune", "trees"}
+    assert {row["what"] for row in found} == {"pretrain", "probe", "fine-tune"}
     line = next(row["command"] for row in found if row["what"] == "probe")
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "fmlib.evaluate"]

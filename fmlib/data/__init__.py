@@ -21,6 +21,7 @@ READERS = {  # layout → module of `fmlib.data`, and its reader
     "bigearthnet-v1": ("bigearthnet_v1", "BigEarthNetV1"),
     "bigearthnet-v2": ("bigearthnet", "BigEarthNetV2"),
     "folders": ("folders", "Folders"),
+    "grey": ("grey", "Grey"),
     "houston2013": ("houston", "Houston2013"),
     "ombria": ("ombria", "Ombria"),
     "sen12ms": ("sen12ms", "Sen12MS"),
