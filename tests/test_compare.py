@@ -76,7 +76,7 @@ def test_trees_see_what_pixels_show(root):
     splits = {part: preload(data, progress=False) for part, data in evaluate.open_splits(protocol, root).items()}
     rows = tree_rows(protocol, splits, TreeParams(pixels=2000, max_iter=10))
     assert [(r["sensors"], r["seed"], r["labels"]) for r in rows] == [
-        (s, k, 7) for s in ("s1", "s1+s2") for k in (0, 1)
+        (s, k, 6) for s in ("s1", "s1+s2") for k in (0, 1)
     ]
     assert rows[2]["miou"] > max(0.9, rows[0]["miou"])  # the mask is a threshold of the optical image
     assert rows[2]["miou"] != rows[3]["miou"]  # other sites were labelled
