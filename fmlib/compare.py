@@ -144,8 +144,9 @@ def tunings(p: CompareParams) -> list[dict]:
 
 
 def trees(p: CompareParams) -> list[dict]:
-    """Parameters of the evaluations of gradient-boosted trees."""
-    runs = [_evaluation(p, "trees", seed, {"methods": ["trees"]}) for seed in _seeds(p)]
+    """Parameters of the evaluations of gradient-boosted trees, with all labels."""
+    given = {"methods": ["trees"], "fractions": [max(p.fractions)]}
+    runs = [_evaluation(p, "trees", seed, given) for seed in _seeds(p)]
     return [run | {"model": ""} for run in runs] if p.trees else []
 
 

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 
 from fmlib.progress import watched
-from fmlib.resume import read_log, read_validation
+from fmlib.resume import finished, read_log, read_validation
 from fmlib.train import TrainParams, read_params
 from fmlib.weights import write_beside
 
@@ -62,8 +62,11 @@ def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:
         RuntimeError: a run failed; the message ends with the last lines it printed.
     """
     params = [read_params(run) for run in runs]
+    if len({p.out for p in params}) < len(params):
+        raise ValueError("two runs have the same `out`; give each a folder of its own")
     folders, total = [Path(p.out) for p in params], max(sum(p.steps for p in params), 1)
-    batches = [[(run, folder)] for run, folder in zip(runs, folders, strict=True)]
+    todo = [number for number, p in enumerate(params) if not finished(p)]
+    batches = [[(runs[number], folders[number])] for number in todo]
     _processes("fmlib.train", batches, jobs, poll, lambda shown: _show(folders, total, shown))
     return folders
 

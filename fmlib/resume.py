@@ -43,6 +43,16 @@ def resume(out: Path, params, model, optimizer) -> int:
     return state["step"]
 
 
+def finished(params) -> bool:
+    """Whether the folder `params.out` holds the model of a run with these parameters, trained to its end."""
+    out = Path(params.out)
+    if not (out / "params.json").exists() or not (out / "model" / "config.json").exists():
+        return False
+    there = asdict(type(params)()) | json.loads((out / "params.json").read_text())
+    same = all(there[key] == value for key, value in asdict(params).items() if key not in FREE)
+    return same and json.loads((out / "model" / "config.json").read_text()).get("step") == params.steps
+
+
 def read_log(out: str | Path) -> list[dict]:
     """The records of a run's `log.jsonl`; a last line torn by a kill is left out."""
     path = Path(out) / "log.jsonl"
