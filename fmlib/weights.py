@@ -15,8 +15,9 @@ from fmlib.models.baselines import InfoNCE, SmallResNet
 from fmlib.models.dino import DINO
 from fmlib.models.fusmae import FusMAE
 from fmlib.models.maefuse import MaeFuse
+from fmlib.models.msift import MsIFT
 
-_CLASSES = {c.__name__: c for c in (FusMAE, InfoNCE, DINO, SmallResNet, MaeFuse)}
+_CLASSES = {c.__name__: c for c in (FusMAE, InfoNCE, DINO, SmallResNet, MaeFuse, MsIFT)}
 
 
 def save(model: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float32, **notes) -> Path:

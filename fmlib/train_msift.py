@@ -1,0 +1,290 @@
+"""Supervised training of MsIFT and of the fusions it is compared with: flat parameters, exact resume, one test.
+
+    python -m fmlib.train_msift params.json
+    python -m fmlib.train_msift --data=ombria "--views=['before', 'after']" --crop=128 --fusion=concat --seed=1
+
+Everything random in a step follows from the seed and the step's number, as in `fmlib.train`. The weights that do best
+on the validation part are kept, and the test part is scored once, with them.
+
+The run folder holds `params.json`, `log.jsonl`, `state.pt` (to resume), the checkpoint `model/` and `scores.json`:
+scores of validation and test part, class by class, and what was found in every test sample, for intervals.
+"""
+
+import copy
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fmlib.data.augment import augment
+from fmlib.data.batches import batch_indices
+from fmlib.evaluate.metrics import bootstrap, confusion, confusion_scores
+from fmlib.evaluate.probe import CHOSEN_BY
+from fmlib.misalign import compass, draw_displacement, misalign
+from fmlib.models.msift import MsIFT
+from fmlib.params import parse_setting
+from fmlib.progress import Progress
+from fmlib.recipe import autocast, pick_device
+from fmlib.recipe_msift import (
+    PUBLISHED,
+    TYPES,
+    Batch,
+    MsiftParams,
+    Part,
+    build,
+    check,
+    make_optimizer,
+    open_parts,
+    read_batch,
+    read_params,
+    task_labels,
+)
+from fmlib.resume import read_log, resume, save_state
+from fmlib.train import NonFiniteLoss
+from fmlib.weights import save, write_beside
+
+__all__ = ["PUBLISHED", "MsiftParams", "open_parts", "predict", "read_log", "read_params", "shift_scores", "train"]
+
+_FLIP_SEED, _SHIFT_SEED, _DROP_SEED = 1, 2, 3  # streams of random numbers that never meet
+
+
+class Outcome(NamedTuple):
+    """What a model finds in a split: scores; confusion (N, classes, classes) of each sample; places and ids, N each."""
+
+    scores: dict
+    confusion: Tensor
+    places: list[str]
+    ids: list[str]
+
+
+def train(params: MsiftParams | dict, parts: dict[str, Part] | None = None) -> MsIFT:
+    """Train the model that `params` describe, going on from the run folder's last checkpoint if there is one.
+
+    Args:
+        params: of the run.
+        parts: {"train", "validation", "test"} already open (`open_parts`), to share between runs; default: opened.
+
+    Returns:
+        The model with the weights of the best step, in evaluation mode.
+
+    Raises:
+        ValueError: bad parameters, samples without labels, or a run folder that holds a run with other parameters.
+        NonFiniteLoss: the loss became NaN or infinite; the last checkpoint is from before that.
+    """
+    p = params if isinstance(params, MsiftParams) else read_params(params)
+    check(p)
+    out = Path(p.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if p.num_threads:
+        torch.set_num_threads(p.num_threads)
+    parts = open_parts(p) if parts is None else parts
+    model = build(p, parts["train"].data).to(pick_device(p.device))
+    both = nn.ModuleDict({"now": model, "best": copy.deepcopy(model)})  # one state to save and to resume
+    optimizer, scheduler = make_optimizer(model, p)
+    start = resume(out, p, both, optimizer)
+    write_beside(out / "params.json", lambda path: path.write_text(json.dumps(asdict(p), indent=2)))
+    if start < p.steps:
+        _loop(p, both, optimizer, scheduler, parts, start, out)
+    best = both["best" if p.validation else "now"].eval()
+    if start < p.steps or not (out / "scores.json").exists():
+        _finish(p, best, parts, out)
+    return best
+
+
+def _loop(p, both, optimizer, scheduler, parts, start, out):
+    model, device, best = both["now"], next(both.parameters()).device, _best(p, out)[0]
+    pending, clock = [], time.perf_counter()
+    # line by line: what is logged survives a kill
+    with open(out / "log.jsonl", "a", buffering=1) as log, Progress(p.steps, start, name=out.name) as progress:
+        for step in range(start, p.steps):
+            batch = _batch(p, parts["train"], list(model.modalities), device, step)
+            scheduler.step_update(step)
+            stages = train_step(p, model, optimizer, batch, step)
+            pending.append((step + 1, sum(stages.values()), batch.ids))
+            done, due = step + 1, _due(p, step + 1)
+            if any(due.values()):
+                record = {"step": done, "loss": _check_finite(pending, out), "lr": optimizer.param_groups[0]["lr"]}
+                record |= {"stages": {stage: float(loss) for stage, loss in stages.items()}}
+                seconds = time.perf_counter() - clock
+                record |= {"samples_per_s": len(pending) * p.batch_size / seconds, "time": time.time()}
+                if due["validate"]:
+                    record["validation"] = predict(model, parts["validation"], p).scores
+                    if (value := _value(p, record)) > best:
+                        best = value
+                        both["best"].load_state_dict(model.state_dict())
+                log.write(json.dumps(record) + "\n")
+                progress.show(done, record)
+                pending, clock = [], time.perf_counter()
+            if due["save"]:
+                save_state(out, p, both, optimizer, done)
+
+
+def train_step(p: MsiftParams, model: MsIFT, optimizer, batch: Batch, step: int) -> dict[str, Tensor]:
+    """One optimiser step; returns the parts of the loss, which is their sum."""
+    model.train()
+    torch.manual_seed((p.seed * 8 + _DROP_SEED) * 1_000_003 + step)  # dropout draws from the global generator
+    with autocast(p, batch.labels.device):
+        pred = model(batch.images, batch.present)
+    losses = model.losses(pred, batch.labels, batch.present)
+    optimizer.zero_grad(set_to_none=True)
+    sum(losses.values()).backward()
+    if p.clip_grad:
+        nn.utils.clip_grad_norm_(model.parameters(), p.clip_grad)
+    optimizer.step()
+    return {stage: loss.detach() for stage, loss in losses.items()}
+
+
+def _batch(p: MsiftParams, part: Part, names: list[str], device, step: int) -> Batch:
+    """One step's batch: one source perhaps out of place, then all cropped and flipped alike."""
+    count = len(part.indices)
+    per_epoch = max(count // p.batch_size, 1)
+    rows = batch_indices(count, p.batch_size, step // per_epoch, p.seed)[step % per_epoch]
+    batch = read_batch(part, rows, names, device)
+    images, labels = batch.images, batch.labels
+    if p.shift_train or p.angle_train:
+        whole = not p.angle_train  # no blur that would give it away
+        drawn = draw_displacement(
+            len(labels), p.shift_train, _generator(p, _SHIFT_SEED, step), p.angle_train, whole=whole
+        )
+        images = misalign(images, p.shift_sensor or names[-1], drawn)
+    maps = {"label": labels[:, None]} if labels.ndim == 3 else {}
+    images = augment(images | maps, p.crop or None, _generator(p, _FLIP_SEED, step), p.rotate)
+    labels = images.pop("label")[:, 0] if maps else labels
+    return batch._replace(images=images, labels=task_labels(p, labels))
+
+
+# -- scores ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predict(model: MsIFT, part: Part, p: MsiftParams, sensors: Sequence[str] | None = None, displaced=None) -> Outcome:
+    """Classify whole images of a split, and score what was found.
+
+    Args:
+        part: of `open_parts`. p: the model's parameters.
+        sensors: those shown; default: all that the model knows.
+        displaced: (sensor, `fmlib.misalign.Displacement`), to put one source out of place.
+    """
+    model.eval()
+    found, places, ids = [], [], []
+    names, classes = list(sensors or model.modalities), model.config["num_classes"]
+    for start in range(0, len(part.indices), p.batch_size):
+        batch = read_batch(part, slice(start, start + p.batch_size), names, next(model.parameters()).device)
+        images = misalign(batch.images, *displaced) if displaced else batch.images
+        with autocast(p, batch.labels.device):
+            answer = model(images, batch.present).logits.argmax(1)
+        found.append(confusion(answer, task_labels(p, batch.labels), classes).cpu())
+        places, ids = places + batch.places, ids + batch.ids
+    matrices = torch.cat(found)
+    return Outcome(_scores(matrices.sum(0)), matrices, places, ids)
+
+
+def shift_scores(
+    model: MsIFT,
+    part: Part,
+    p: MsiftParams,
+    distances: Sequence[float],
+    sensor: str = "",
+    sensors: Sequence[str] | None = None,
+) -> list[dict]:
+    """Scores with one source displaced by so many pixels, up, down, left and right counted together.
+
+    Args:
+        distances: in pixels. sensor: which source; empty: the last. Others as for `predict`.
+
+    Returns:
+        One row a distance: {"shift", "sensor", score…}.
+    """
+    sensor, rows = sensor or list(model.modalities)[-1], []
+    for distance in distances:
+        found = [predict(model, part, p, sensors, (sensor, step)) for step in compass(distance)]
+        scores = _scores(sum(outcome.confusion.sum(0) for outcome in found))
+        rows.append({"shift": distance, "sensor": sensor} | scores)
+    return rows
+
+
+def _scores(matrix: Tensor) -> dict:
+    """`confusion_scores` and Cohen's kappa, as tables of pixel classification have it; None for what is no number."""
+    scores, matrix = confusion_scores(matrix), matrix.double() / matrix.sum()
+    chance = float(matrix.sum(0) @ matrix.sum(1))
+    scores["kappa"] = (scores["accuracy"] - chance) / (1 - chance) if chance < 1 else math.nan
+    number = lambda x: None if math.isnan(x) else x  # noqa: E731
+    return {key: list(map(number, x)) if isinstance(x, list) else number(x) for key, x in scores.items()}
+
+
+def _finish(p: MsiftParams, model: MsIFT, parts: dict[str, Part], out: Path) -> None:
+    """Score the test part with the weights that were chosen; write the checkpoint and `scores.json`."""
+    outcome, by = predict(model, parts["test"], p), CHOSEN_BY[p.kind]
+    interval = bootstrap(lambda rows: confusion_scores(outcome.confusion[rows])[by], outcome.places)
+    validation, step = _best(p, out)[1:] if p.validation else ({}, p.steps)
+    samples = [_found(p, *row) for row in zip(outcome.ids, outcome.places, outcome.confusion, strict=True)]
+    scores = {"step": step, "classes": list(parts["test"].data.classes), "validation": validation}
+    scores |= {"test": outcome.scores | {f"{by}_{end}": interval[end] for end in ("low", "high")}, "samples": samples}
+    save(model, out / "model", step=step)
+    write_beside(out / "scores.json", lambda path: path.write_text(json.dumps(scores)))
+
+
+def _found(p: MsiftParams, identity: str, place: str, matrix: Tensor) -> dict:
+    """What was found in one sample: a map's confusion matrix, or the label and the answer."""
+    found = {"id": identity, "place": place}
+    if p.task == "segmentation":
+        return found | {"confusion": matrix.tolist()}
+    label, answer = divmod(int(matrix.argmax()), len(matrix)) if matrix.any() else (None, None)
+    return found | {"label": label, "answer": answer}
+
+
+def _best(p: MsiftParams, out: Path) -> tuple[float, dict, int]:
+    """The best validation in the log: the value it is chosen by, all scores, the step."""
+    checked = [row for row in read_log(out) if "validation" in row]
+    row = max(checked, key=lambda row: _value(p, row), default=None)  # of equals the first, as in the loop
+    return (_value(p, row), row["validation"], row["step"]) if row else (-math.inf, {}, 0)
+
+
+def _value(p: MsiftParams, row: dict) -> float:
+    """What a validation is judged by; one without a number comes last."""
+    value = row["validation"][CHOSEN_BY[p.kind]]
+    return -math.inf if value is None else value
+
+
+# -- small parts ----------------------------------------------------------------------------------------------------
+
+
+def _check_finite(pending, out: Path) -> float:
+    """Mean of the losses since the last log line; raises if one of them is not finite."""
+    losses = torch.stack([loss for _, loss, _ in pending]).float().cpu()
+    for (step, _, ids), loss in zip(pending, losses.tolist(), strict=True):
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                f"the loss is {loss} at step {step} of {out}; its samples: {', '.join(ids)}. Look for broken values in "
+                "them, or lower lr; the last checkpoint is from before this step"
+            )
+    return round(losses.mean().item(), 6)
+
+
+def _generator(p: MsiftParams, stream: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed((p.seed * 8 + stream) * 1_000_003 + step)
+
+
+def _due(p: MsiftParams, done: int) -> dict[str, bool]:
+    every = {"log": p.log_every, "save": p.save_every, "validate": p.validate_every if p.validation else 0}
+    return {what: bool(n) and (done % n == 0 or done == p.steps) for what, n in every.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`python -m fmlib.train_msift [params.json] [--name=value …]`."""
+    given, defaults = {}, asdict(MsiftParams())
+    for word in sys.argv[1:] if argv is None else argv:
+        named = word.startswith("--")
+        given |= [parse_setting(word[2:], defaults, TYPES)] if named else json.loads(Path(word).read_text())
+    train(read_params(given))
+
+
+if __name__ == "__main__":
+    main()
