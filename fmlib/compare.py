@@ -17,7 +17,7 @@ from fmlib.evaluate import PROTOCOLS, Protocol, judge_claim, select
 from fmlib.evaluate.command import EvaluateParams, as_asked
 from fmlib.launch import launch, launch_evaluations, only_train_params
 from fmlib.models.mae import check_choices
-from fmlib.params import check_params, parse_setting
+from fmlib.params import check_params, read_words
 from fmlib.recipe import TrainParams
 from fmlib.weights import write_beside
 
@@ -242,11 +242,8 @@ def _evaluation(p: CompareParams, name: str, seed: int, given: dict) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """`python -m fmlib.compare [params.json] [--name=value …]`."""
-    given, defaults = {}, asdict(CompareParams())
-    for word in sys.argv[1:] if argv is None else argv:
-        named = word.startswith("--")
-        given |= [parse_setting(word[2:], defaults)] if named else json.loads(Path(word).read_text())
-    compare(read_params(given))
+    words = sys.argv[1:] if argv is None else argv
+    compare(read_params(read_words(words, asdict(CompareParams()))))
 
 
 if __name__ == "__main__":

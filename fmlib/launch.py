@@ -62,9 +62,7 @@ def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:
         RuntimeError: a run failed; the message ends with the last lines it printed.
     """
     params = [read_params(run) for run in runs]
-    if len({p.out for p in params}) < len(params):
-        raise ValueError("two runs have the same `out`; give each a folder of its own")
-    folders, total = [Path(p.out) for p in params], max(sum(p.steps for p in params), 1)
+    folders, total = _folders(params), max(sum(p.steps for p in params), 1)
     todo = [number for number, p in enumerate(params) if not finished(p)]
     batches = [[(runs[number], folders[number])] for number in todo]
     _processes("fmlib.train", batches, jobs, poll, lambda shown: _show(folders, total, shown))
@@ -87,8 +85,8 @@ def launch_evaluations(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> li
     from fmlib.evaluate.command import read_params, read_scores
 
     params = [read_params(run) for run in runs]
-    folders = [Path(p.out) for p in params]
-    missing = [(run, Path(p.out)) for run, p in zip(runs, params, strict=True) if read_scores(p) is None]
+    folders = _folders(params)
+    missing = [(runs[n], folders[n]) for n, p in enumerate(params) if read_scores(p) is None]
 
     def show(shown: int) -> int:
         done = sum((folder / "scores.json").exists() for folder in folders)
@@ -101,11 +99,15 @@ def launch_evaluations(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> li
     return [read_scores(p) for p in params]
 
 
-def _processes(module: str, batches: list[list[tuple[dict, Path]]], jobs: int, poll: float, show) -> None:
-    """Run `python -m module` for each batch of (parameters, folder), `jobs` at a time."""
-    folders = [folder for batch in batches for _, folder in batch]
+def _folders(params: list) -> list[Path]:
+    folders = [Path(p.out) for p in params]
     if len(set(folders)) < len(folders):
         raise ValueError("two runs have the same `out`; give each a folder of its own")
+    return folders
+
+
+def _processes(module: str, batches: list[list[tuple[dict, Path]]], jobs: int, poll: float, show) -> None:
+    """Run `python -m module` for each batch of (parameters, folder), `jobs` at a time."""
     threads = max((os.cpu_count() or 1) // jobs, 1)
     waiting, running, shown = list(batches), {}, -1
     try:

@@ -11,7 +11,7 @@ import json
 import math
 import tokenize
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,25 @@ def check_params(
     types = {name: type_of(value) for name, value in defaults.items()} | (types or {})
     checked = {name: _check(value, types[name], f"{where}: parameter {name!r}") for name, value in given.items()}
     return defaults | checked
+
+
+def declared_types(parameters: type) -> dict[str, str]:
+    """Declared types of a dataclass's fields by name, as text; an empty list would otherwise be a list of anything."""
+    return {f.name: f.type.__name__ if type(f.type) is type else str(f.type) for f in fields(parameters)}
+
+
+def read_words(words: list[str], defaults: dict[str, Any], types: dict[str, str] | None = None) -> dict[str, Any]:
+    """The values that a command line gives: JSON files and ``--name=value``, what comes later counts.
+
+    Args:
+        words: of the command line.
+        defaults, types: as for `parse_setting`.
+    """
+    given: dict[str, Any] = {}
+    for word in words:
+        named = word.startswith("--")
+        given |= [parse_setting(word[2:], defaults, types)] if named else json.loads(Path(word).read_text())
+    return given
 
 
 def parse_setting(text: str, defaults: dict[str, Any], types: dict[str, str] | None = None) -> tuple[str, Any]:

@@ -1,6 +1,6 @@
 """What a pretraining run is made of: its parameters, the model and the optimiser they describe."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 
 import torch
 from timm.optim import param_groups_weight_decay
@@ -13,7 +13,7 @@ from fmlib.models.baselines import InfoNCE, SmallResNet
 from fmlib.models.dino import DINO
 from fmlib.models.fusmae import PRESETS, FusMAE
 from fmlib.models.mae import check_choices
-from fmlib.params import check_params
+from fmlib.params import check_params, declared_types
 from fmlib.weights import load, load_strictly
 
 METHODS = ("mae", "infonce", "dino", "resnet")
@@ -69,8 +69,7 @@ class TrainParams:
     out: str = "runs/pretrain"  # run folder
 
 
-# Declared types by name, as text; an empty list would otherwise be a list of anything.
-TYPES = {f.name: f.type.__name__ if type(f.type) is type else str(f.type) for f in fields(TrainParams)}
+TYPES = declared_types(TrainParams)
 
 
 def read_params(given: dict) -> TrainParams:

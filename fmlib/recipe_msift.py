@@ -1,6 +1,6 @@
 """What a supervised run of MsIFT is made of: its parameters, its data, the model and the optimiser they describe."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +10,12 @@ from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from torch import Tensor, nn
 
 from fmlib.data import open_dataset, preload
-from fmlib.evaluate.features import pair_views, read_views
+from fmlib.evaluate.features import covers, pair_views, read_views
 from fmlib.evaluate.probe import seeded
 from fmlib.modality import Modality
 from fmlib.models.mae import check_choices
-from fmlib.models.msift import IGNORE, TASKS, MsIFT, msift
-from fmlib.params import check_params
+from fmlib.models.msift import TASKS, MsIFT, msift
+from fmlib.params import check_params, declared_types
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class MsiftParams:
         return "segmentation" if self.task == "segmentation" else "single"
 
 
-TYPES = {f.name: f.type.__name__ if type(f.type) is type else str(f.type) for f in fields(MsiftParams)}
+TYPES = declared_types(MsiftParams)
 
 # How each task was trained for the paper (the published configurations); batches as on all their GPUs together.
 _SGD = {"preset": "paper", "optimizer": "sgd", "warmup": 0, "clip_grad": 0.0}
@@ -174,6 +174,4 @@ def task_labels(p: MsiftParams, labels: Tensor) -> Tensor:
     """Of a map, for one answer an image: 1 where more than `flood_share` of its labelled pixels are of class 1."""
     if p.task == "segmentation" or labels.ndim == 1:
         return labels
-    known = (labels != IGNORE).sum((1, 2))
-    share = (labels == 1).sum((1, 2)) / known.clamp(min=1)
-    return (share > p.flood_share).long().masked_fill(known == 0, IGNORE)
+    return covers(labels, 1, p.flood_share)

@@ -31,9 +31,7 @@ def resume(out: Path, params, model, optimizer) -> int:
         (out / "log.jsonl").unlink(missing_ok=True)
         return 0
     state = _read(out / "state.pt")
-    here, there = asdict(params), asdict(type(params)()) | state["params"]  # older runs lack newer parameters
-    if changed := [k for k in here if k not in FREE and here[k] != there[k]]:
-        listed = ", ".join(f"{k} was {there[k]!r}, is {here[k]!r}" for k in changed)
+    if listed := changes(params, state["params"]):
         raise ValueError(f"{out} holds a run with other parameters ({listed}); choose another `out` or remove it")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -43,13 +41,23 @@ def resume(out: Path, params, model, optimizer) -> int:
     return state["step"]
 
 
+def changes(params, stored: dict, free: set[str] = FREE) -> str:
+    """How parameters differ from stored ones, in words: empty where what they shape is the same.
+
+    Args:
+        params: a dataclass. stored: values by name; newer parameters may lack. free: names that may differ.
+    """
+    here, there = asdict(params), asdict(type(params)()) | stored
+    changed = [name for name in here if name not in free and here[name] != there[name]]
+    return ", ".join(f"{name} was {there[name]!r}, is {here[name]!r}" for name in changed)
+
+
 def finished(params) -> bool:
     """Whether the folder `params.out` holds the model of a run with these parameters, trained to its end."""
     out = Path(params.out)
     if not (out / "params.json").exists() or not (out / "model" / "config.json").exists():
         return False
-    there = asdict(type(params)()) | json.loads((out / "params.json").read_text())
-    same = all(there[key] == value for key, value in asdict(params).items() if key not in FREE)
+    same = not changes(params, json.loads((out / "params.json").read_text()))
     return same and json.loads((out / "model" / "config.json").read_text()).get("step") == params.steps
 
 

@@ -27,7 +27,7 @@ from fmlib.data.records import Records
 from fmlib.manifest import load_manifest
 from fmlib.masking import Masks, draw_masks
 from fmlib.models.dino import two_views
-from fmlib.params import parse_setting
+from fmlib.params import read_words
 from fmlib.progress import Progress
 from fmlib.recipe import TYPES, TrainParams, autocast, build, check, make_optimizer, pick_device, read_params
 from fmlib.resume import resume, save_state
@@ -81,9 +81,9 @@ def _loop(p, model, optimizer, scheduler, device, start, out):
             scheduler.step_update(step)
             loss, pred = train_step(p, forward, optimizer, images, masks)
             pending.append((step + 1, loss, ids))
-            done, due = step + 1, _due(p, step + 1)
+            done, due = step + 1, due_now(p, step + 1, step + 1 == p.steps)
             if any(due.values()):
-                mean = _check_finite(pending, out)
+                mean = check_finite(pending, out)
                 record = {"step": done, "loss": mean, "lr": optimizer.param_groups[0]["lr"]}
                 record |= _parts(p, model, images, masks, pred)
                 seconds = time.perf_counter() - clock
@@ -121,8 +121,8 @@ def _batch(p: TrainParams, model, data, device, step: int):
     per_epoch = max(len(data) // p.batch_size, 1)
     indices = batch_indices(len(data), p.batch_size, step // per_epoch, p.seed)[step % per_epoch]
     batch = data.batch(indices, device)
-    images = augment({n: batch[n] for n in data.modalities}, p.img_size, generator=_generator(p, _CROP_SEED, step))
-    return *hide(p, model, images, batch["present"], _generator(p, _MASK_SEED, step), p.sensor_drop), batch["id"]
+    images = augment({n: batch[n] for n in data.modalities}, p.img_size, generator=step_generator(p, _CROP_SEED, step))
+    return *hide(p, model, images, batch["present"], step_generator(p, _MASK_SEED, step), p.sensor_drop), batch["id"]
 
 
 def hide(p: TrainParams, model, images, present, generator: torch.Generator, sensor_drop: float = 0.0):
@@ -149,7 +149,7 @@ def _validation_batch(p: TrainParams, model, device):
     data = _open(p, "validation", p.validation_samples)
     batch = data.batch(range(len(data)), device)
     images = center_crop({n: batch[n] for n in data.modalities}, p.img_size)
-    return hide(p, model, images, batch["present"], _generator(p, _VALIDATION_SEED, 0))
+    return hide(p, model, images, batch["present"], step_generator(p, _VALIDATION_SEED, 0))
 
 
 @torch.no_grad()
@@ -176,8 +176,8 @@ def _parts(p: TrainParams, model, images, masks: Masks, pred) -> dict[str, float
     return {name: float(loss) for name, loss in model.losses(some, hidden, pred).items()}
 
 
-def _check_finite(pending, out: Path) -> float:
-    """Mean of the losses since the last log line; raises if one of them is not finite."""
+def check_finite(pending, out: Path) -> float:
+    """Mean of the losses since the last log line, (step, loss, sample ids) each; raises if one is not finite."""
     losses = torch.stack([loss for _, loss, _ in pending]).float().cpu()
     for (step, _, ids), loss in zip(pending, losses.tolist(), strict=True):
         if loss != loss or abs(loss) == float("inf"):
@@ -200,22 +200,21 @@ def _open(p: TrainParams, split: str, samples: int):
     return data
 
 
-def _generator(p: TrainParams, stream: int, step: int) -> torch.Generator:
+def step_generator(p, stream: int, step: int) -> torch.Generator:
+    """Random numbers of one stream in one step: they follow from ``p.seed`` and the two numbers alone."""
     return torch.Generator().manual_seed((p.seed * 8 + stream) * 1_000_003 + step)
 
 
-def _due(p: TrainParams, done: int) -> dict[str, bool]:
-    every = {"log": p.log_every, "save": p.save_every, "validate": p.validate_every}
-    return {what: bool(n) and (done % n == 0 or done == p.steps) for what, n in every.items()}
+def due_now(p, done: int, ends: bool, validate: bool = True) -> dict[str, bool]:
+    """What `p` (log_every, save_every, validate_every) asks for after so many steps; all of it where a run ends."""
+    every = {"log": p.log_every, "save": p.save_every, "validate": p.validate_every if validate else 0}
+    return {what: bool(n) and (done % n == 0 or ends) for what, n in every.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
     """`python -m fmlib.train [params.json] [--name=value …]`."""
-    given, defaults = {}, asdict(TrainParams())
-    for word in sys.argv[1:] if argv is None else argv:
-        named = word.startswith("--")
-        given |= [parse_setting(word[2:], defaults, TYPES)] if named else json.loads(Path(word).read_text())
-    train(read_params(given))
+    words = sys.argv[1:] if argv is None else argv
+    train(read_params(read_words(words, asdict(TrainParams()), TYPES)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -40,11 +40,11 @@ from fmlib.modality import Modality
 from fmlib.models.fusmae import fusmae
 from fmlib.models.mae import check_choices
 from fmlib.models.maefuse import FUSIONS, MaeFuse
-from fmlib.params import check_params, parse_setting
+from fmlib.params import check_params, declared_types, read_words
 from fmlib.progress import Progress
 from fmlib.recipe import autocast, pick_device
 from fmlib.resume import resume, save_state
-from fmlib.train import NonFiniteLoss
+from fmlib.train import NonFiniteLoss, due_now
 from fmlib.weights import load_strictly, save, write_beside
 
 PARTS = {"cfm": ("cfm", "concat"), "mfm": ("mfm",), "decoder": ("decoder",)}  # attributes of `MaeFuse`
@@ -99,7 +99,7 @@ class FusionParams:
     out: str = "runs/maefuse"  # run folder
 
 
-TYPES = {f.name: f.type.__name__ if type(f.type) is type else str(f.type) for f in fields(FusionParams)}
+TYPES = declared_types(FusionParams)
 
 
 def read_params(given: dict) -> FusionParams:
@@ -193,7 +193,7 @@ def _loop(p: FusionParams, model: MaeFuse, optimizer, device, start: int, out: P
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(p, stage, step - first)
             pending.append(_step(p, model, optimizer, data.batch(step, p.batch_size, p.seed, device), stage))
-            done, due = step + 1, _due(p, step + 1, ends=step + 1 == first + p.steps[stage])
+            done, due = step + 1, due_now(p, step + 1, ends=step + 1 == first + p.steps[stage])
             if any(due.values()):
                 speed = len(pending) * p.batch_size / (time.perf_counter() - clock)
                 record = {"step": done, "stage": p.stages[stage]} | _mean(pending, done, out)
@@ -280,18 +280,10 @@ def learning_rate(p: FusionParams, stage: int, done: int) -> float:
     return p.lr[stage] * (0.5 + 0.5 * math.cos(math.pi * (done - warmup) / (steps - warmup)) if falls else 1.0)
 
 
-def _due(p: FusionParams, done: int, ends: bool) -> dict[str, bool]:
-    every = {"log": p.log_every, "save": p.save_every, "validate": p.validate_every}
-    return {what: bool(n) and (done % n == 0 or ends) for what, n in every.items()}
-
-
 def main(argv: list[str] | None = None) -> None:
     """`python -m fmlib.train_fusion [params.json] [--name=value …]`."""
-    given, defaults = {}, asdict(FusionParams())
-    for word in sys.argv[1:] if argv is None else argv:
-        named = word.startswith("--")
-        given |= [parse_setting(word[2:], defaults, TYPES)] if named else json.loads(Path(word).read_text())
-    train(read_params(given))
+    words = sys.argv[1:] if argv is None else argv
+    train(read_params(read_words(words, asdict(FusionParams()), TYPES)))
 
 
 if __name__ == "__main__":

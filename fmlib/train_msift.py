@@ -29,7 +29,7 @@ from fmlib.evaluate.metrics import bootstrap, confusion, confusion_scores
 from fmlib.evaluate.probe import CHOSEN_BY
 from fmlib.misalign import compass, draw_displacement, misalign
 from fmlib.models.msift import MsIFT
-from fmlib.params import parse_setting
+from fmlib.params import read_words
 from fmlib.progress import Progress
 from fmlib.recipe import autocast, pick_device
 from fmlib.recipe_msift import (
@@ -47,7 +47,7 @@ from fmlib.recipe_msift import (
     task_labels,
 )
 from fmlib.resume import read_log, resume, save_state
-from fmlib.train import NonFiniteLoss
+from fmlib.train import check_finite, due_now, step_generator
 from fmlib.weights import save, write_beside
 
 __all__ = ["PUBLISHED", "MsiftParams", "open_parts", "predict", "read_log", "read_params", "shift_scores", "train"]
@@ -108,9 +108,9 @@ def _loop(p, both, optimizer, scheduler, parts, start, out):
             scheduler.step_update(step)
             stages = train_step(p, model, optimizer, batch, step)
             pending.append((step + 1, sum(stages.values()), batch.ids))
-            done, due = step + 1, _due(p, step + 1)
+            done, due = step + 1, due_now(p, step + 1, step + 1 == p.steps, bool(p.validation))
             if any(due.values()):
-                record = {"step": done, "loss": _check_finite(pending, out), "lr": optimizer.param_groups[0]["lr"]}
+                record = {"step": done, "loss": check_finite(pending, out), "lr": optimizer.param_groups[0]["lr"]}
                 record |= {"stages": {stage: float(loss) for stage, loss in stages.items()}}
                 seconds = time.perf_counter() - clock
                 record |= {"samples_per_s": len(pending) * p.batch_size / seconds, "time": time.time()}
@@ -151,11 +151,11 @@ def _batch(p: MsiftParams, part: Part, names: list[str], device, step: int) -> B
     if p.shift_train or p.angle_train:
         whole = not p.angle_train  # no blur that would give it away
         drawn = draw_displacement(
-            len(labels), p.shift_train, _generator(p, _SHIFT_SEED, step), p.angle_train, whole=whole
+            len(labels), p.shift_train, step_generator(p, _SHIFT_SEED, step), p.angle_train, whole=whole
         )
         images = misalign(images, p.shift_sensor or names[-1], drawn)
     maps = {"label": labels[:, None]} if labels.ndim == 3 else {}
-    images = augment(images | maps, p.crop or None, _generator(p, _FLIP_SEED, step), p.rotate)
+    images = augment(images | maps, p.crop or None, step_generator(p, _FLIP_SEED, step), p.rotate)
     labels = images.pop("label")[:, 0] if maps else labels
     return batch._replace(images=images, labels=task_labels(p, labels))
 
@@ -253,37 +253,10 @@ def _value(p: MsiftParams, row: dict) -> float:
     return -math.inf if value is None else value
 
 
-# -- small parts ----------------------------------------------------------------------------------------------------
-
-
-def _check_finite(pending, out: Path) -> float:
-    """Mean of the losses since the last log line; raises if one of them is not finite."""
-    losses = torch.stack([loss for _, loss, _ in pending]).float().cpu()
-    for (step, _, ids), loss in zip(pending, losses.tolist(), strict=True):
-        if not math.isfinite(loss):
-            raise NonFiniteLoss(
-                f"the loss is {loss} at step {step} of {out}; its samples: {', '.join(ids)}. Look for broken values in "
-                "them, or lower lr; the last checkpoint is from before this step"
-            )
-    return round(losses.mean().item(), 6)
-
-
-def _generator(p: MsiftParams, stream: int, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed((p.seed * 8 + stream) * 1_000_003 + step)
-
-
-def _due(p: MsiftParams, done: int) -> dict[str, bool]:
-    every = {"log": p.log_every, "save": p.save_every, "validate": p.validate_every if p.validation else 0}
-    return {what: bool(n) and (done % n == 0 or done == p.steps) for what, n in every.items()}
-
-
 def main(argv: list[str] | None = None) -> None:
     """`python -m fmlib.train_msift [params.json] [--name=value …]`."""
-    given, defaults = {}, asdict(MsiftParams())
-    for word in sys.argv[1:] if argv is None else argv:
-        named = word.startswith("--")
-        given |= [parse_setting(word[2:], defaults, TYPES)] if named else json.loads(Path(word).read_text())
-    train(read_params(given))
+    words = sys.argv[1:] if argv is None else argv
+    train(read_params(read_words(words, asdict(MsiftParams()), TYPES)))
 
 
 if __name__ == "__main__":

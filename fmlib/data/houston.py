@@ -9,7 +9,7 @@ import numpy as np
 
 from fmlib.data.houston_files import SIDE, Pixels, read_pixels
 from fmlib.data.houston_roi import Clusters, deal
-from fmlib.data.sample import Raw, to_sample
+from fmlib.data.sample import Raw, check_choice, to_sample
 from fmlib.modality import Modality
 
 SCHEMES = ("clusters", "published", "leaky_random")
@@ -68,9 +68,9 @@ class Houston2013:
         on_missing: str = "error",
         name: str = "houston2013",
     ):
-        _check_choice("split", (split,), SPLITS)
-        _check_choice("scheme", (scheme,), SCHEMES)
-        _check_choice("sensors", tuple(modalities), ("hsi", "lidar"))
+        check_choice("Houston 2013", "split", (split,), SPLITS)
+        check_choice("Houston 2013", "scheme", (scheme,), SCHEMES)
+        check_choice("Houston 2013", "sensors", tuple(modalities), ("hsi", "lidar"))
         if not 0 <= fold < folds or folds < 2:
             raise ValueError(f"Houston 2013: fold {fold} of {folds}; give two folds or more, counted from 0")
         if not 0 <= validation <= 0.5:
@@ -134,9 +134,3 @@ def _clusters(pixels: Pixels) -> Clusters:
             "windows (1,029 values a row, from HSI_LiDAR_CNN), or use scheme='leaky_random' and say that it leaks"
         )
     return pixels.clusters
-
-
-def _check_choice(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
-    unknown = [item for item in given if item not in known]
-    if unknown or not given:
-        raise ValueError(f"Houston 2013: {what} {unknown or 'empty'}; choose from {known}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fmlib.data.sample import Raw, to_sample
+from fmlib.data.sample import Raw, check_choice, to_sample
 from fmlib.modality import Modality
 
 SIZE = 256  # pixels a side of every published image
@@ -69,10 +69,10 @@ class Ombria:
         name: str = "ombria",
     ):
         dates = tuple(dates)
-        _check_choice("split", (split,), ("train", "validation", "test"))
-        _check_choice("dates", dates, DATES)
-        _check_choice("on_missing", (on_missing,), ("error", "skip"))
-        _check_choice("sensors", tuple(modalities), ("s1", "s2"))
+        check_choice("OMBRIA", "split", (split,), ("train", "validation", "test"))
+        check_choice("OMBRIA", "dates", dates, DATES)
+        check_choice("OMBRIA", "on_missing", (on_missing,), ("error", "skip"))
+        check_choice("OMBRIA", "sensors", tuple(modalities), ("s1", "s2"))
         self.root, self.split, self.name = Path(root), split, name
         self.modalities, self.classes, self.dates = dict(modalities), tuple(classes), dates
         self.size, self.resample = size, resample
@@ -209,9 +209,3 @@ def read_mask(path: Path) -> np.ndarray:
     if other := sorted(set(np.unique(mask).tolist()) - {0, 255}):
         raise ValueError(f"{path}: a flood mask holds 0 and 255, found {other[:5]} too; fetch it again")
     return mask // 255
-
-
-def _check_choice(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
-    unknown = [item for item in given if item not in known]
-    if unknown or not given:
-        raise ValueError(f"OMBRIA: {what} {unknown or 'empty'}; choose from {known}")

@@ -195,3 +195,10 @@ def _to_grid(key: str, value, size):
     if size is None or key not in ("label", "map") or np.ndim(value) != 2:
         return value
     return resample(value, size).astype(value.dtype)
+
+
+def check_choice(data: str, what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Raise ValueError unless there is something given and all of it is known; `data` and `what` name it."""
+    unknown = [item for item in given if item not in known]
+    if unknown or not given:
+        raise ValueError(f"{data}: {what} {unknown or 'empty'}; choose from {known}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from fmlib.data.paths import draw
 from fmlib.data.pictures import read_sensor
-from fmlib.data.sample import Raw, to_sample
+from fmlib.data.sample import Raw, check_choice, to_sample
 from fmlib.modality import Modality
 
 ANNOTATIONS = "annotations.txt"
@@ -74,11 +74,11 @@ class Vais:
         name: str = "vais",
     ):
         times = (times,) if isinstance(times, str) else tuple(times)
-        _check_choice("split", (split,), SPLITS)
-        _check_choice("sensors", tuple(modalities), SENSORS)
-        _check_choice("unpaired", (unpaired,), ("keep", "skip"))
-        _check_choice("times", times, TIMES)
-        _check_choice("on_missing", (on_missing,), ("error", "skip"))
+        check_choice("VAIS", "split", (split,), SPLITS)
+        check_choice("VAIS", "sensors", tuple(modalities), SENSORS)
+        check_choice("VAIS", "unpaired", (unpaired,), ("keep", "skip"))
+        check_choice("VAIS", "times", times, TIMES)
+        check_choice("VAIS", "on_missing", (on_missing,), ("error", "skip"))
         if not 0 <= validation <= 0.5:
             raise ValueError(f"VAIS: validation is the share of training ships held back, 0 to 0.5; got {validation}")
         self.root, self.split, self.name = Path(root), split, name
@@ -164,9 +164,3 @@ def _parse(fields: list[str], classes: tuple[str, ...], where: str) -> Observati
     if {train, night} - {"0", "1"} or not pictures:
         raise ValueError(f"{where}: {' '.join(fields)!r} needs a picture, and 0 or 1 for isTrain and isNight")
     return Observation(pictures, classes.index(kind), ship, train == "1", night == "1")
-
-
-def _check_choice(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
-    unknown = [item for item in given if item not in known]
-    if unknown or not given:
-        raise ValueError(f"VAIS: {what} {unknown or 'empty'}; choose from {known}")

@@ -24,6 +24,7 @@ from fmlib.evaluate.trees import tree_rows
 from fmlib.models.mae import check_choices
 from fmlib.params import check_params, parse_setting
 from fmlib.recipe import pick_device
+from fmlib.resume import changes
 from fmlib.weights import load, write_beside
 
 METHODS = ("linear", "finetuned", "trees")
@@ -101,10 +102,8 @@ def read_scores(p: EvaluateParams) -> list[dict] | None:
     path = Path(p.out) / "scores.json"
     if not path.exists():
         return None
-    held, here = json.loads(path.read_text()), asdict(p)
-    there = asdict(EvaluateParams()) | held["params"]
-    if changed := [k for k in here if k not in FREE and here[k] != there[k]]:
-        listed = ", ".join(f"{k} was {there[k]!r}, is {here[k]!r}" for k in changed)
+    held = json.loads(path.read_text())
+    if listed := changes(p, held["params"], FREE):
         raise ValueError(f"{path} holds scores of other parameters ({listed}); choose another `out` or remove it")
     return held["rows"]
 

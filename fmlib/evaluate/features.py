@@ -164,9 +164,16 @@ def presence(features: Features, number: int, share: float) -> Features:
     Returns:
         The mean over each image's tokens, (N, F), and labels (N,): 1 yes, 0 no, 255 where nothing is labelled.
     """
-    known = (features.labels != IGNORE).sum((1, 2))
-    answer = ((features.labels == number).sum((1, 2)) > share * known).long()
-    return features._replace(x=features.x.mean((1, 2)), labels=torch.where(known > 0, answer, IGNORE))
+    return features._replace(x=features.x.mean((1, 2)), labels=covers(features.labels, number, share))
+
+
+def covers(maps: Tensor, number: int, share: float) -> Tensor:
+    """Of maps (N, H, W), 255 where a pixel has no label: (N,) 1 where a class covers more than a share of what has.
+
+    0 where it does not, 255 where nothing is labelled.
+    """
+    known = (maps != IGNORE).sum((1, 2))
+    return ((maps == number).sum((1, 2)) > share * known).long().masked_fill(known == 0, IGNORE)
 
 
 def pair_views(data, order: Sequence[str] = ("before", "after")) -> np.ndarray:

@@ -155,11 +155,11 @@ def _judge(protocol: Protocol, result: ProbeResult, train: Features, test: Featu
     x = standardise(train.x, test.x)[1] if protocol.probe.standardise else test.x
     if protocol.task == "segmentation":
         matrices = confusion(predict_maps(result.head, x), test.labels, result.head.classes)
-        return confusion_scores(matrices) | _more_scores(protocol, matrices, test.labels, test.places)
+        return confusion_scores(matrices) | more_scores(protocol, matrices, test.labels, test.places)
     logits = result.head(x)
     scores = single_label_scores(logits, test.labels) if protocol.task == "single" else None
     scores = scores or multi_label_scores(logits.sigmoid(), test.labels)
-    return scores | _more_scores(protocol, logits, test.labels, test.places)
+    return scores | more_scores(protocol, logits, test.labels, test.places)
 
 
 # -- fine-tuning ------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def finetuned_rows(protocol: Protocol, model: nn.Module, splits: dict) -> list[d
                 names = "+".join(sensors)
                 row = {"method": "finetuned", "sensors": names, "tested": names, "pool": pool, "task": protocol.task}
                 row |= {"fraction": fraction, "seed": seed, "labels": len(chosen), "chosen": result.chosen}
-                rows.append(row | result.scores | _more_scores(protocol, result.outputs, test_labels, places))
+                rows.append(row | result.scores | more_scores(protocol, result.outputs, test_labels, places))
     return rows
 
 
@@ -225,7 +225,7 @@ def _seen(protocol: Protocol, data, side: int | None):
     return cropped(data, side) if side else data
 
 
-def _more_scores(protocol: Protocol, outputs: Tensor, labels: Tensor, places: Sequence[str]) -> dict:
+def more_scores(protocol: Protocol, outputs: Tensor, labels: Tensor, places: Sequence[str]) -> dict:
     """The compatibility number where the protocol asks for it; for maps, the interval of the mean IoU over places."""
     scores = {}
     if protocol.batch_average:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmlib.evaluate.features import read_views, shown_sensors
-from fmlib.evaluate.metrics import IGNORE, bootstrap, confusion, confusion_scores, mean_iou
+from fmlib.evaluate.metrics import IGNORE, confusion, confusion_scores
 from fmlib.evaluate.presets import Protocol
+from fmlib.evaluate.protocol import draws, more_scores, shown
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ def tree_rows(protocol: Protocol, splits: dict, params: TreeParams | None = None
     Raises:
         ValueError: the protocol has no maps.
     """
-    from fmlib.evaluate.protocol import draws, shown
-
     if protocol.task != "segmentation":
         raise ValueError(f"trees decide pixel by pixel; the protocol {protocol.name!r} is of task {protocol.task!r}")
     params, rows = params or TreeParams(), []
@@ -43,7 +42,6 @@ def tree_rows(protocol: Protocol, splits: dict, params: TreeParams | None = None
             rng = np.random.default_rng(seed)
             trees = fit_trees(splits["train"], seen["train"][chosen], names, params, rng)
             matrices, places = judge_trees(trees, splits["test"], seen["test"], names, params)
-            interval = bootstrap(lambda rows, found=matrices: mean_iou(found[rows]), places)
             about = {"protocol": protocol.name, "data": protocol.data, "split": protocol.test, "method": "trees"}
             about |= {
                 "sensors": "+".join(sensors),
@@ -52,8 +50,7 @@ def tree_rows(protocol: Protocol, splits: dict, params: TreeParams | None = None
                 "task": protocol.task,
             }
             about |= {"fraction": fraction, "seed": seed, "labels": len(chosen), "chosen": asdict(params)}
-            scores = confusion_scores(matrices) | {"miou_low": interval["low"], "miou_high": interval["high"]}
-            rows.append(about | scores | {"confusion": matrices.tolist()})
+            rows.append(about | confusion_scores(matrices) | more_scores(protocol, matrices, None, places))
     return rows
 
 
