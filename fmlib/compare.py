@@ -62,7 +62,6 @@ PAIRS = (
     ("xaed", "dino"),
 )
 SCORES = {"segmentation": "miou", "single": "class_accuracy", "multi": "ap_macro"}  # the main score of each task
-FROM_SCRATCH = ("random", "resnet")  # of these only fine-tuning tells something, and a ResNet's layers do not decay
 
 
 @dataclass(frozen=True)
@@ -137,10 +136,10 @@ def tunings(p: CompareParams) -> list[dict]:
         "crop": p.img_size,
         "tile": p.img_size,
         "validations": 5,
+        "layer_decay": 1.0,  # the same for all, chosen before any score: random weights need it, a ResNet has no blocks
     }
     given |= {"steps": p.tune_steps, "batch_size": p.tune_batch_size, "lr": p.tune_lr, "train_crop": p.train_crop}
-    decay = {name: {"layer_decay": 1.0} if name in FROM_SCRATCH else {} for name in p.tuned}
-    return [_evaluation(p, name, seed, given | decay[name]) for seed, name in product(_seeds(p), p.tuned)]
+    return [_evaluation(p, name, seed, given) for seed, name in product(_seeds(p), p.tuned)]
 
 
 def trees(p: CompareParams) -> list[dict]:
