@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 
 from fmlib.progress import watched
-from fmlib.resume import finished, read_log, read_validation
-from fmlib.train import TrainParams, read_params
+from fmlib.recipe import TrainParams
+from fmlib.resume import finished, read_log, read_validation, total_steps
 from fmlib.weights import write_beside
 
 __all__ = [
@@ -46,13 +47,14 @@ def grid(settings: dict, **choices) -> list[dict]:
     return [settings | c | {"out": f"{settings['out']}/{'-'.join(map(str, c.values()))}"} for c in combinations]
 
 
-def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:
+def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0, module: str = "fmlib.train") -> list[Path]:
     """Train several models, `jobs` at a time; finished runs are not run again.
 
     Args:
-        runs: parameters of each (`fmlib.train.TrainParams`), each with an `out` of its own.
+        runs: parameters of each, as the module's `read_params` takes them, each with an `out` of its own.
         jobs: processes at the same time; the CPU's cores are shared out among them.
         poll: seconds between two looks at them.
+        module: what trains: ``"fmlib.train"``, ``"fmlib.train_fusion"`` or ``"fmlib.train_msift"``.
 
     Returns:
         The run folders, in the order given.
@@ -61,11 +63,11 @@ def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> list[Path]:
         ValueError: bad parameters, or two runs with one `out`.
         RuntimeError: a run failed; the message ends with the last lines it printed.
     """
-    params = [read_params(run) for run in runs]
-    folders, total = _folders(params), max(sum(p.steps for p in params), 1)
+    params = [import_module(module).read_params(run) for run in runs]
+    folders, total = _folders(params), max(sum(map(total_steps, params)), 1)
     todo = [number for number, p in enumerate(params) if not finished(p)]
     batches = [[(runs[number], folders[number])] for number in todo]
-    _processes("fmlib.train", batches, jobs, poll, lambda shown: _show(folders, total, shown))
+    _processes(module, batches, jobs, poll, lambda shown: _show(folders, total, shown))
     return folders
 
 

@@ -52,13 +52,18 @@ def changes(params, stored: dict, free: set[str] = FREE) -> str:
     return ", ".join(f"{name} was {there[name]!r}, is {here[name]!r}" for name in changed)
 
 
+def total_steps(params) -> int:
+    """Optimiser steps of a run, of all its stages where `steps` has one entry for each."""
+    return sum(params.steps) if isinstance(params.steps, list) else params.steps
+
+
 def finished(params) -> bool:
     """Whether the folder `params.out` holds the model of a run with these parameters, trained to its end."""
     out = Path(params.out)
     if not (out / "params.json").exists() or not (out / "model" / "config.json").exists():
         return False
-    same = not changes(params, json.loads((out / "params.json").read_text()))
-    return same and json.loads((out / "model" / "config.json").read_text()).get("step") == params.steps
+    done = max((record["step"] for record in read_log(out)), default=0)
+    return done == total_steps(params) and not changes(params, json.loads((out / "params.json").read_text()))
 
 
 def read_log(out: str | Path) -> list[dict]:

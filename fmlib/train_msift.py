@@ -93,7 +93,7 @@ def train(params: MsiftParams | dict, parts: dict[str, Part] | None = None) -> M
     if start < p.steps:
         _loop(p, both, optimizer, scheduler, parts, start, out)
     best = both["best" if p.validation else "now"].eval()
-    if start < p.steps or not (out / "scores.json").exists():
+    if start < p.steps or not (out / "model" / "config.json").exists():
         _finish(p, best, parts, out)
     return best
 
@@ -227,8 +227,8 @@ def _finish(p: MsiftParams, model: MsIFT, parts: dict[str, Part], out: Path) -> 
     samples = [_found(p, *row) for row in zip(outcome.ids, outcome.places, outcome.confusion, strict=True)]
     scores = {"step": step, "classes": list(parts["test"].data.classes), "validation": validation}
     scores |= {"test": outcome.scores | {f"{by}_{end}": interval[end] for end in ("low", "high")}, "samples": samples}
-    save(model, out / "model", step=step)
     write_beside(out / "scores.json", lambda path: path.write_text(json.dumps(scores)))
+    save(model, out / "model", step=step)  # last: its presence says that the run is finished
 
 
 def _found(p: MsiftParams, identity: str, place: str, matrix: Tensor) -> dict:
