@@ -124,6 +124,12 @@ def _bench_epoch(args: argparse.Namespace) -> None:
     print(json.dumps(bench_epoch(args.folder, args.workers), indent=2))
 
 
+def _bench_fuse(args: argparse.Namespace) -> None:
+    from fmlib.bench.fuse import bench_fuse
+
+    print(json.dumps(bench_fuse(args.weights, tuple(args.sides), args.device), indent=2))
+
+
 def _scenes(args: argparse.Namespace) -> None:
     from fmlib.scenes import generate
 
@@ -195,6 +201,12 @@ def _parser() -> argparse.ArgumentParser:
     loader.add_argument("--patches", type=int, default=512, metavar="N", help="scenes made (default: 512)")
     loader.add_argument("--workers", type=int, nargs="+", default=[0, 2], metavar="N", help="worker processes")
     loader.add_argument("--seconds", type=float, default=4.0, metavar="S", help="time of each measurement")
+
+    fuse = bench.add_parser("fuse", help="fusing a pair of 640 x 480 pixels, and the memory of large ones")
+    fuse.set_defaults(command=_bench_fuse)
+    fuse.add_argument("--weights", default="", metavar="W", help="as of fmlib fuse; default: an untrained small model")
+    fuse.add_argument("--sides", type=int, nargs="*", default=[1024, 2048, 4096], metavar="N", help="of square images")
+    fuse.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda")
 
     data = command("data", None, "look after data: list, show, fetch, verify, stats, pack")
     cli_data.add_commands(data)

@@ -75,3 +75,12 @@ def test_an_epoch_reads_every_record_once(tmp_path, capsys, monkeypatch):
     assert found["patches"] == 34
     assert found["patches_per_s"] == pytest.approx(34 / found["epoch_s"])
     assert found["peak_memory_mb"] >= found["memory_mb"]["the end"] > 50
+
+
+def test_fusing_takes_no_more_memory_for_taller_images(capsys):
+    assert main(["bench", "fuse", "--sides", "160", "480", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["pairs_per_s"] == pytest.approx(1e3 / found["ms_per_pair"])
+    small, large = found["memory"]
+    assert [small["side"], large["side"]] == [160, 480]
+    assert 0 < large["peak_mb"] < 1.3 * small["peak_mb"]
