@@ -47,7 +47,9 @@ def grid(settings: dict, **choices) -> list[dict]:
     return [settings | c | {"out": f"{settings['out']}/{'-'.join(map(str, c.values()))}"} for c in combinations]
 
 
-def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0, module: str = "fmlib.train") -> list[Path]:
+def launch(
+    runs: list[dict], jobs: int = 1, poll: float = 1.0, module: str = "fmlib.train", ranks: int = 1
+) -> list[Path]:
     """Train several models, `jobs` at a time; finished runs are not run again.
 
     Args:
@@ -55,6 +57,7 @@ def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0, module: str = "fm
         jobs: processes at the same time; the CPU's cores are shared out among them.
         poll: seconds between two looks at them.
         module: what trains: ``"fmlib.train"``, ``"fmlib.train_fusion"`` or ``"fmlib.train_msift"``.
+        ranks: processes that train one model together (`fmlib.distributed`; ``"fmlib.train"`` alone): a card each.
 
     Returns:
         The run folders, in the order given.
@@ -67,7 +70,7 @@ def launch(runs: list[dict], jobs: int = 1, poll: float = 1.0, module: str = "fm
     folders, total = _folders(params), max(sum(map(total_steps, params)), 1)
     todo = [number for number, p in enumerate(params) if not finished(p)]
     batches = [[(runs[number], folders[number])] for number in todo]
-    _processes(module, batches, jobs, poll, lambda shown: _show(folders, total, shown))
+    _processes(module, batches, jobs, poll, lambda shown: _show(folders, total, shown), ranks)
     return folders
 
 
@@ -108,15 +111,15 @@ def _folders(params: list) -> list[Path]:
     return folders
 
 
-def _processes(module: str, batches: list[list[tuple[dict, Path]]], jobs: int, poll: float, show) -> None:
+def _processes(module: str, batches: list[list[tuple[dict, Path]]], jobs: int, poll: float, show, ranks=1) -> None:
     """Run `python -m module` for each batch of (parameters, folder), `jobs` at a time."""
-    threads = max((os.cpu_count() or 1) // jobs, 1)
+    threads = max((os.cpu_count() or 1) // (jobs * ranks), 1)
     waiting, running, shown = list(batches), {}, -1
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 batch = [({"num_threads": threads} | run, folder) for run, folder in waiting.pop(0)]
-                running[batch[0][1]] = _start(module, batch)
+                running[batch[0][1]] = _start(module, batch, ranks)
             time.sleep(poll)
             for folder in [f for f, process in running.items() if process.poll() is not None]:
                 _check(running.pop(folder), folder)
@@ -146,7 +149,7 @@ def raw_first(runs: list[dict], steps: int, jobs: int = 1) -> list[dict]:
     return [run | {"init": f"{folder}/model"} for run, folder in zip(runs, launch(raw, jobs), strict=True)]
 
 
-def _start(module: str, batch: list[tuple[dict, Path]]) -> subprocess.Popen:
+def _start(module: str, batch: list[tuple[dict, Path]], ranks: int) -> subprocess.Popen:
     """A process for all runs of a batch; what it prints goes into the first one's folder."""
     asked = [folder / "asked.json" for _, folder in batch]
     for (run, folder), path in zip(batch, asked, strict=True):
@@ -154,7 +157,8 @@ def _start(module: str, batch: list[tuple[dict, Path]]) -> subprocess.Popen:
         write_beside(path, lambda path, run=run: path.write_text(json.dumps(run, indent=2)))
     env = os.environ | {"OMP_NUM_THREADS": str(batch[0][0]["num_threads"]), "FMLIB_BATCH": "1"}
     with open(asked[0].with_name("printed.txt"), "w") as printed:
-        command = [sys.executable, "-m", module, *map(str, asked)]
+        together = ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"] if ranks > 1 else []
+        command = [sys.executable, "-m", *together, module, *map(str, asked)]
         return subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, env=env)
 
 

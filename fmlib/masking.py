@@ -32,6 +32,7 @@ class SensorMask:
         pad_keep: (B, K) True where a slot of `ids_keep` is padding; None if there is no padding.
         pad_remove: (B, R) the same for `ids_remove`.
         present: (B,) False where the sample lacks this sensor; None if every sample has it.
+        share: of the removed patches of a larger batch, where this is a part of one; the loss counts so much.
     """
 
     ids_keep: Tensor
@@ -41,14 +42,34 @@ class SensorMask:
     pad_keep: Tensor | None = None
     pad_remove: Tensor | None = None
     present: Tensor | None = None
+    share: float | Tensor = 1.0
 
     def to(self, device: torch.device | str) -> "SensorMask":
         """The same mask on another device."""
-        return SensorMask(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})
+        return self._each(lambda x: x.to(device))
 
     def __getitem__(self, rows) -> "SensorMask":
         """The masks of some samples of the batch."""
-        return SensorMask(**{k: v if v is None else v[rows] for k, v in vars(self).items()})
+        return self._each(lambda x: x[rows])
+
+    def part(self, rows) -> "SensorMask":
+        """The same as a part of the batch: the losses of all its parts sum up to that of the whole."""
+        part, all_targets = self[rows], self.num_targets()
+        part.share = self.share * part.num_targets() / (all_targets + (all_targets == 0))
+        return part
+
+    def num_targets(self) -> int | Tensor:
+        """How many removed patches can be compared with something; a tensor if it had to be counted, on its device."""
+        if self.pad_remove is None and self.present is None:
+            return self.ids_remove.numel()
+        counts = torch.ones_like(self.ids_remove, dtype=torch.bool)
+        if self.pad_remove is not None:
+            counts &= ~self.pad_remove
+        return (counts if self.present is None else counts & self.present.bool()[:, None]).sum()
+
+    def _each(self, change) -> "SensorMask":
+        fields = vars(self) | {"share": None}
+        return SensorMask(**{k: None if v is None else change(v) for k, v in fields.items()} | {"share": self.share})
 
 
 Masks = dict[str, SensorMask]

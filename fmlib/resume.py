@@ -18,8 +18,8 @@ def save_state(out: Path, params, model, optimizer, step: int) -> None:
     write_beside(out / "state.pt", lambda path: torch.save(state, path))
 
 
-def resume(out: Path, params, model, optimizer) -> int:
-    """Load the run in `out` into model and optimiser, if there is one, and cut its log back to that step.
+def resume(out: Path, params, model, optimizer, write: bool = True) -> int:
+    """Load the run in `out` into model and optimiser, if there is one, and cut its log back to that step (`write`).
 
     Returns:
         The number of steps done: 0 for a new run.
@@ -28,16 +28,18 @@ def resume(out: Path, params, model, optimizer) -> int:
         ValueError: the run has other parameters, or its state is damaged.
     """
     if not (out / "state.pt").exists():
-        (out / "log.jsonl").unlink(missing_ok=True)
+        if write:
+            (out / "log.jsonl").unlink(missing_ok=True)
         return 0
     state = _read(out / "state.pt")
     if listed := changes(params, state["params"]):
         raise ValueError(f"{out} holds a run with other parameters ({listed}); choose another `out` or remove it")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    kept = [record for record in read_log(out) if record["step"] <= state["step"]]
-    lines = "".join(json.dumps(record) + "\n" for record in kept)
-    write_beside(out / "log.jsonl", lambda path: path.write_text(lines))
+    if write:
+        kept = [record for record in read_log(out) if record["step"] <= state["step"]]
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        write_beside(out / "log.jsonl", lambda path: path.write_text(lines))
     return state["step"]
 
 

@@ -3,15 +3,18 @@
     python -m fmlib.train params.json                       # parameters from a file
     python -m fmlib.train --data=ombria --fusion=xad        # or by name; an unknown name or wrong type is an error
     python -m fmlib.train params.json --steps=2000          # or both
+    torchrun --nproc_per_node=4 -m fmlib.train params.json  # by several processes, see `fmlib.distributed`
 
 Everything random in a step (which samples, crops, flips, masks) follows from the seed and the step's number alone. So
 a run that was killed and started again with the same command goes on from its last checkpoint and ends with the
-weights of a run that was never killed: bit by bit on CPU.
+weights of a run that was never killed: bit by bit on CPU. Nor does the number of processes shape the result, beyond
+the rounding of sums.
 
 The run folder holds `params.json`, `log.jsonl`, `state.pt` (to resume) and the checkpoint `model/` (to use).
 """
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -20,11 +23,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fmlib.data import open_dataset
+from fmlib.data import open_dataset, sensors_of
 from fmlib.data.augment import augment, center_crop
 from fmlib.data.batches import batch_indices, preload
 from fmlib.data.records import Records
-from fmlib.manifest import load_manifest
+from fmlib.distributed import ALONE, Ranks, gathered, joined, replicate, summed, without_exchange
 from fmlib.masking import Masks, draw_masks
 from fmlib.models.dino import two_views
 from fmlib.params import read_words
@@ -57,57 +60,68 @@ def train(params: TrainParams | dict) -> nn.Module:
     out.mkdir(parents=True, exist_ok=True)
     if p.num_threads:
         torch.set_num_threads(p.num_threads)
-    device = pick_device(p.device)
-    model = build(p, load_manifest(p.data).sensors).to(device)
-    optimizer, scheduler = make_optimizer(model, p)
-    start = resume(out, p, model, optimizer)
-    write_beside(out / "params.json", lambda path: path.write_text(json.dumps(asdict(p), indent=2)))
-    if start < p.steps:
-        _loop(p, model, optimizer, scheduler, device, start, out)
-    if start < p.steps or not (out / "model" / "config.json").exists():  # killed before its end, or without steps
-        save(model, out / "model", step=p.steps)
+    with joined(pick_device(p.device)) as (ranks, device):
+        check_ranks(p, ranks)
+        model = build(p, sensors_of(p.data)).to(device)
+        optimizer, scheduler = make_optimizer(model, p)
+        start = resume(out, p, model, optimizer, write=ranks.first)
+        if ranks.first:
+            write_beside(out / "params.json", lambda path: path.write_text(json.dumps(asdict(p), indent=2)))
+        if start < p.steps:
+            _loop(p, model, optimizer, scheduler, device, start, out, ranks)
+        trained = start < p.steps or not (out / "model" / "config.json").exists()  # now; or killed before its end
+        if trained and ranks.first:
+            save(model, out / "model", step=p.steps)
     return model.eval()
 
 
-def _loop(p, model, optimizer, scheduler, device, start, out):
+def _loop(p, model, optimizer, scheduler, device, start, out, ranks):
     data = _open(p, "train", p.samples)
-    validation = _validation_batch(p, model, device) if p.validate_every else None
-    forward = torch.compile(model) if p.compile else model
+    validation = _validation_batch(p, model, device) if p.validate_every and ranks.first else None
+    forward = replicate(torch.compile(model) if p.compile else model, ranks)
     pending, clock = [], time.perf_counter()
+    log_file = out / "log.jsonl" if ranks.first else os.devnull
     # line by line: what is logged survives a kill
-    with open(out / "log.jsonl", "a", buffering=1) as log, Progress(p.steps, start, name=out.name) as progress:
+    with open(log_file, "a", buffering=1) as log, Progress(p.steps, start, name=out.name) as progress:
         for step in range(start, p.steps):
-            images, masks, ids = _batch(p, model, data, device, step)
+            images, masks, ids = _batch(p, model, data, device, step, ranks)
             scheduler.step_update(step)
-            loss, pred = train_step(p, forward, optimizer, images, masks)
+            loss, pred = train_step(p, forward, optimizer, images, masks, ranks)
             pending.append((step + 1, loss, ids))
             done, due = step + 1, due_now(p, step + 1, step + 1 == p.steps)
             if any(due.values()):
-                mean = check_finite(pending, out)
+                mean = check_finite(pending, out, ranks)
                 record = {"step": done, "loss": mean, "lr": optimizer.param_groups[0]["lr"]}
                 record |= _parts(p, model, images, masks, pred)
                 seconds = time.perf_counter() - clock
                 record |= {"samples_per_s": len(pending) * p.batch_size / seconds, "time": time.time()}
-                if due["validate"]:
+                if due["validate"] and ranks.first:
                     record["validation"] = _validate(p, model, *validation)
                 log.write(json.dumps(record) + "\n")
-                progress.show(done, record)
+                if ranks.first:
+                    progress.show(done, record)
                 pending, clock = [], time.perf_counter()
-            if due["save"]:
+            if due["save"] and ranks.first:
                 save_state(out, p, model, optimizer, done)
 
 
-def train_step(p: TrainParams, model, optimizer, images, masks: Masks) -> tuple[Tensor, dict]:
-    """One optimiser step over `accumulate` equal parts of the batch: mean loss, predictions of the last part."""
+def train_step(p: TrainParams, model, optimizer, images, masks: Masks, ranks: Ranks = ALONE) -> tuple[Tensor, dict]:
+    """One optimiser step over `accumulate` equal parts of this process's rows: its loss, the last part's predictions.
+
+    Masks are of the whole batch, and what a part has of the removed patches is its weight: sensors may be missing as
+    unevenly as they like. The losses of all parts and processes sum up to that of the batch.
+    """
     optimizer.zero_grad(set_to_none=True)
-    size = len(next(iter(images.values()))) // p.accumulate
-    total = 0.0
-    for part in (slice(i * size, (i + 1) * size) for i in range(p.accumulate)):
-        with autocast(p, next(iter(images.values())).device):
-            some = {name: image[part] for name, image in images.items()}
-            loss, pred, _ = model(some, {name: mask[part] for name, mask in masks.items()})
-        (loss / p.accumulate).backward()
-        total = total + loss.detach() / p.accumulate
+    count = len(next(iter(images.values())))
+    size, first, total = count // p.accumulate, ranks.rank * count, 0.0
+    for i in range(p.accumulate):
+        rows, of_batch = (slice(start, start + size) for start in (i * size, first + i * size))
+        with autocast(p, next(iter(images.values())).device), without_exchange(model, i == p.accumulate - 1):
+            some = {name: image[rows] for name, image in images.items()}
+            loss, pred, _ = model(some, {name: mask.part(of_batch) for name, mask in masks.items()})
+            loss = loss if p.method == "mae" else loss / p.accumulate  # others compare the samples of a part
+            (loss * ranks.world).backward()  # processes take the mean
+        total = total + loss.detach()
     if p.clip_grad:
         nn.utils.clip_grad_norm_(model.parameters(), p.clip_grad)
     optimizer.step()
@@ -116,13 +130,16 @@ def train_step(p: TrainParams, model, optimizer, images, masks: Masks) -> tuple[
     return total, pred
 
 
-def _batch(p: TrainParams, model, data, device, step: int):
-    """The images, masks and sample ids of one step: they follow from the seed and the step's number."""
+def _batch(p: TrainParams, model, data, device, step: int, ranks: Ranks):
+    """This process's images and sample ids of one step, and all masks: they follow from the seed and the step."""
     per_epoch = max(len(data) // p.batch_size, 1)
     indices = batch_indices(len(data), p.batch_size, step // per_epoch, p.seed)[step % per_epoch]
-    batch = data.batch(indices, device)
-    images = augment({n: batch[n] for n in data.modalities}, p.img_size, generator=step_generator(p, _CROP_SEED, step))
-    return *hide(p, model, images, batch["present"], step_generator(p, _MASK_SEED, step), p.sensor_drop), batch["id"]
+    rows = ranks.rows(p.batch_size)
+    batch = data.batch(indices[rows], device)
+    images = {name: batch[name] for name in data.modalities}
+    images = augment(images, p.img_size, step_generator(p, _CROP_SEED, step), rows=rows, batch_size=p.batch_size)
+    present = {name: gathered(here, ranks) for name, here in batch["present"].items()}
+    return *hide(p, model, images, present, step_generator(p, _MASK_SEED, step), p.sensor_drop), batch["id"]
 
 
 def hide(p: TrainParams, model, images, present, generator: torch.Generator, sensor_drop: float = 0.0):
@@ -133,7 +150,7 @@ def hide(p: TrainParams, model, images, present, generator: torch.Generator, sen
     first = next(iter(images.values()))
     masks = draw_masks(
         model.grids,
-        len(first),
+        len(next(iter(present.values()))),
         p.mask_strategy,
         p.mask_ratio,
         generator=generator,
@@ -171,14 +188,15 @@ def _validate(p: TrainParams, model, images, masks: Masks) -> dict[str, float]:
 @torch.no_grad()
 def _parts(p: TrainParams, model, images, masks: Masks, pred) -> dict[str, float]:
     """The parts that the loss is the sum of, for the predictions of the batch's last part."""
-    rows = slice(-(len(next(iter(images.values()))) // p.accumulate), None)
+    count = len(next(iter(images.values())))
+    rows = slice(count - count // p.accumulate, count)  # the first process logs, and its rows come first
     some, hidden = {n: x[rows] for n, x in images.items()}, {n: mask[rows] for n, mask in masks.items()}
     return {name: float(loss) for name, loss in model.losses(some, hidden, pred).items()}
 
 
-def check_finite(pending, out: Path) -> float:
+def check_finite(pending, out: Path, ranks: Ranks = ALONE) -> float:
     """Mean of the losses since the last log line, (step, loss, sample ids) each; raises if one is not finite."""
-    losses = torch.stack([loss for _, loss, _ in pending]).float().cpu()
+    losses = summed(torch.stack([loss for _, loss, _ in pending]).float(), ranks).cpu()
     for (step, _, ids), loss in zip(pending, losses.tolist(), strict=True):
         if loss != loss or abs(loss) == float("inf"):
             raise NonFiniteLoss(
@@ -189,6 +207,17 @@ def check_finite(pending, out: Path) -> float:
 
 
 # -- setting up -------------------------------------------------------------------------------------------------
+
+
+def check_ranks(p: TrainParams, ranks: Ranks) -> None:
+    """Raise ValueError where a run cannot be shared out among so many processes."""
+    if ranks.world > 1 and p.method != "mae":
+        raise ValueError(f"method {p.method!r} compares samples of a whole batch: train it in one process")
+    if p.batch_size % (ranks.world * p.accumulate):
+        raise ValueError(
+            f"batch_size {p.batch_size} does not divide among {ranks.world} processes in {p.accumulate} parts each; "
+            "change one of them"
+        )
 
 
 def _open(p: TrainParams, split: str, samples: int):

@@ -1,1 +1,1 @@
-"""How fast things are here, measured and printed as JSON: `fmlib bench train`, `fmlib bench loader`, `fmlib bench fuse`."""
+"""How fast things are here, measured and printed as JSON: `fmlib bench train`, `loader`, `epoch`, `fuse`."""

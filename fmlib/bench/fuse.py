@@ -22,7 +22,11 @@ from fmlib.weights import save
 
 
 def bench_fuse(
-    weights: str = "", sides: tuple[int, ...] = (1024, 2048, 4096), device: str = "auto", rounds: int = 5, batch: int = 8
+    weights: str = "",
+    sides: tuple[int, ...] = (1024, 2048, 4096),
+    device: str = "auto",
+    rounds: int = 5,
+    batch: int = 8,
 ) -> dict:
     """Time a pair of 640 × 480 pixels, and watch the memory of square ones read from GeoTIFFs.
 

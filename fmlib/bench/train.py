@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fmlib.manifest import load_manifest
+from fmlib.data import sensors_of
 from fmlib.train import TrainParams, autocast, build, hide, make_optimizer, pick_device, train_step
 
 
@@ -69,7 +69,7 @@ def matrix_rate(params: TrainParams, device: torch.device) -> float:
 
 def _step(params: TrainParams, device: torch.device) -> Callable:
     """One training step as a function without arguments."""
-    modalities = load_manifest(params.data).sensors
+    modalities = sensors_of(params.data)
     model = build(params, modalities).to(device)
     optimizer, _ = make_optimizer(model, params)
     generator = torch.Generator().manual_seed(params.seed)

@@ -11,6 +11,7 @@ from fmlib.data.augment import center_crop
 from fmlib.data.batches import collate, preload
 from fmlib.data.records import Records, find_records
 from fmlib.manifest import Manifest, data_root, list_manifests, load_manifest
+from fmlib.modality import Modality
 
 __all__ = ["center_crop", "choose_dataset", "collate", "find_datasets", "open_dataset", "preload"]
 
@@ -78,6 +79,13 @@ def open_dataset(
     if records:
         raise FileNotFoundError(f"no records of {name}/{split} with these options in {folder}; fmlib data pack {name}")
     return _reader(manifest)(folder, split, modalities, manifest.classes, name=name, **options)
+
+
+def sensors_of(name: str | Path) -> dict[str, Modality]:
+    """The sensors of a data set, by name (its images need not be there) or TOML file, as for `open_dataset`."""
+    if str(name).endswith(".toml"):
+        return open_dataset(name, "train").modalities
+    return load_manifest(str(name)).sensors
 
 
 def find_datasets(root: str | Path | None = None) -> dict[str, int]:

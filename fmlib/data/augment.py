@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def augment(
-    images: dict[str, Tensor], crop: int | tuple[int, int] | None, generator: torch.Generator, rotate: bool = False
+    images: dict[str, Tensor],
+    crop: int | tuple[int, int] | None,
+    generator: torch.Generator,
+    rotate: bool = False,
+    rows: slice = slice(None),
+    batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     """Crop and flip at random, each sample by itself and all its sensors alike.
 
@@ -19,6 +24,7 @@ def augment(
         crop: side, or (rows, cols), in pixels of the largest sensor; None keeps the whole image.
         generator: source of all random numbers; its device may differ from the images'.
         rotate: also rotate by a random quarter turn, so that all eight symmetries of a square are equally likely.
+        rows, batch_size: these images are those rows of a batch of so many, and get what they would get in it.
 
     Returns:
         Sensor to (B, C, h, w).
@@ -31,14 +37,14 @@ def augment(
     crop = _pair(crop, size)
     if rotate and crop[0] != crop[1]:
         raise ValueError(f"a crop of {crop} pixels cannot be rotated by quarter turns; make it square")
-    count = len(next(iter(images.values())))
+    count = batch_size or len(next(iter(images.values())))
     draw = {"generator": generator, "device": generator.device}
     starts, flips = [], []
     for axis in (0, 1):
         places = (size[axis] - crop[axis]) // steps[axis] + 1
-        starts.append(torch.randint(max(places, 1), (count,), **draw) * steps[axis])
-        flips.append(torch.rand(count, **draw) < 0.5)
-    swap = torch.rand(count, **draw) < 0.5 if rotate else None  # rows with columns; with the flips, a quarter turn
+        starts.append(torch.randint(max(places, 1), (count,), **draw)[rows] * steps[axis])
+        flips.append(torch.rand(count, **draw)[rows] < 0.5)
+    swap = torch.rand(count, **draw)[rows] < 0.5 if rotate else None  # with the flips, a quarter turn
     return {name: _swap(_cut(name, image, size, crop, starts, flips), swap) for name, image in images.items()}
 
 

@@ -18,6 +18,7 @@ MEASURED = 256  # samples that statistics are measured on
 SENSOR = {"path": '"sar/{id}.tif"', "bands": '["VV", "VH"]', "unit": '"dB"', "valid_range": "[-40, 10]"}  # examples
 LABELS = {"path": '"label/{id}.png"', "classes": '["dry", "water"]'}
 TABLES = ("sensors", "labels", "shares", "lists", "split_folders")
+WORDS = ("place", "on_missing")
 
 
 def open_folder(toml: str | Path, split: str = "train", sensors: Sequence[str] | None = None, **options) -> Folders:
@@ -33,7 +34,8 @@ def open_folder(toml: str | Path, split: str = "train", sensors: Sequence[str] |
 
     A sensor may also have ``file_bands``, as in `Folders`, and every other field of `Modality`. Without ``mean`` and
     ``std`` they are measured on up to 256 training samples, and a warning gives them. ``[labels]`` may hold ``path``,
-    ``classes`` and ``codes``; ``[shares]``, ``[lists]``, ``[split_folders]`` and ``place`` are those of `Folders`.
+    ``classes`` and ``codes``; ``[shares]``, ``[lists]``, ``[split_folders]``, ``place`` and ``on_missing`` are those of
+    `Folders`.
     Where nothing is said of splits, 15 % of the samples are held back for validation and as many for test.
 
     Args:
@@ -76,7 +78,7 @@ def _read(toml: Path) -> dict:
         table = tomllib.loads(toml.read_text(encoding="utf-8"))
     except ValueError as error:  # neither TOML nor UTF-8
         raise ValueError(f"not valid TOML ({error}); texts stand in quotes, lists in brackets") from error
-    _check_keys(table, {"sensors": "a table [sensors.sar]"}, (*TABLES, "place"), "")
+    _check_keys(table, {"sensors": "a table [sensors.sar]"}, (*TABLES, *WORDS), "")
     if wrong := [key for key in TABLES if not isinstance(table.get(key, {}), dict)]:
         raise ValueError(f"{wrong[0]} is no table; write [{wrong[0]}] on a line of its own")
     return table
@@ -110,7 +112,7 @@ def _modality(name: str, entry: dict) -> Modality:
 def _options(table: dict) -> dict:
     """What the file says to `Folders`."""
     sensors, labels = table["sensors"], table.get("labels", {})
-    options = {key: table[key] for key in ("place", "shares", "lists", "split_folders") if key in table}
+    options = {key: table[key] for key in ("shares", "lists", "split_folders", *WORDS) if key in table}
     options["paths"] = {name: entry["path"] for name, entry in sensors.items()}
     options["file_bands"] = {name: entry["file_bands"] for name, entry in sensors.items() if "file_bands" in entry}
     if labels:

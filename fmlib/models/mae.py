@@ -94,9 +94,9 @@ class SensorEmbed(nn.Module):
         return mean.expand_as(x).flatten(-2), std.expand_as(x).flatten(-2)
 
     def loss(self, patches: Tensor, pred: Tensor, mask: SensorMask) -> Tensor:
-        """Mean squared error over removed patches (mask: 0 keep, 1 remove); 0 where there is no target.
+        """Mean squared error over removed patches (mask: 0 keep, 1 remove), times `mask.share`.
 
-        Padding slots, and samples that lack this sensor, do not count.
+        Padding slots, and samples that lack this sensor, do not count; the loss is 0 where there is no target.
 
         Args:
             patches: (B, L, C·p·q) normalised, from `patches`.
@@ -106,13 +106,13 @@ class SensorEmbed(nn.Module):
         mean, std = self.target_stats(target)
         error = (pred.float() - (target - mean) / std).square().mean(-1)  # (B, R)
         if mask.pad_remove is None and mask.present is None:
-            return error.mean() if error.numel() else pred.sum()
+            return error.mean() * mask.share if error.numel() else pred.sum()
         counts = torch.ones_like(error)
         if mask.pad_remove is not None:
             counts = counts.masked_fill(mask.pad_remove, 0)
         if mask.present is not None:
             counts = counts * mask.present[:, None]
-        return (error * counts).sum() / counts.sum().clamp(min=1)
+        return (error * counts).sum() / counts.sum().clamp(min=1) * mask.share
 
     def paste(self, patches: Tensor, pred: Tensor, mask: SensorMask, grid: Pair) -> tuple[Tensor, Tensor]:
         """Predictions as images (B, C, H, W) in physical units: alone (visible patches NaN), and among the visible."""
