@@ -108,7 +108,7 @@ def _bench_train(args: argparse.Namespace) -> None:
 
     defaults = asdict(TrainParams())
     given = dict(parse_setting(word.removeprefix("--"), defaults) for word in args.rest)
-    print(json.dumps(bench_train(read_params(given)), indent=2, ensure_ascii=False))
+    print(json.dumps(bench_train(read_params(given), args.seconds, args.against), indent=2, ensure_ascii=False))
 
 
 def _bench_loader(args: argparse.Namespace) -> None:
@@ -191,6 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = command("bench", None, "measure speed, as JSON").add_subparsers(metavar="WHAT", required=True)
     train = bench.add_parser("train", help="steps of pretraining: fmlib bench train [--name=value ...]")
     train.set_defaults(command=_bench_train)
+    train.add_argument("--against", default="", metavar="plain", help="in turn with a straightforward implementation")
+    train.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time of the measurement")
     loader = bench.add_parser("loader", help="reading patches as GeoTIFFs, as LMDB and as records")
     loader.set_defaults(command=_bench_loader)
     epoch = bench.add_parser("epoch", help="one shuffled epoch of packed records, and the memory it takes")
