@@ -25,6 +25,7 @@ class Ranks(NamedTuple):
 
     rank: int = 0
     world: int = 1
+    feed: dist.ProcessGroup | None = None  # a channel of its own for threads that prepare batches
 
     @property
     def first(self) -> bool:
@@ -57,7 +58,7 @@ def joined(device: torch.device):
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    ranks = Ranks(dist.get_rank(), world)
+    ranks = Ranks(dist.get_rank(), world, dist.new_group(backend="gloo", timeout=PATIENCE))
     try:
         yield ranks, device
     except RuntimeError as error:
@@ -95,9 +96,9 @@ def summed(x: Tensor, ranks: Ranks) -> Tensor:
 
 
 def gathered(x: Tensor, ranks: Ranks) -> Tensor:
-    """Rows (b, …) of this process → those of all (world · b, …), in order."""
+    """Rows (b, …) of this process, on the CPU → those of all (world · b, …), in order."""
     if ranks.world == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(ranks.world)]
-    dist.all_gather(parts, x.contiguous())
+    dist.all_gather(parts, x.contiguous(), group=ranks.feed)
     return torch.cat(parts)

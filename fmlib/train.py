@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fmlib.data import open_dataset, sensors_of
 from fmlib.data.augment import augment, center_crop
-from fmlib.data.batches import batch_indices, preload
+from fmlib.data.batches import ahead, batch_indices, preload
 from fmlib.data.records import Records
 from fmlib.distributed import ALONE, Ranks, gathered, joined, replicate, summed, without_exchange
 from fmlib.masking import Masks, draw_masks
@@ -79,12 +79,13 @@ def _loop(p, model, optimizer, scheduler, device, start, out, ranks):
     data = _open(p, "train", p.samples)
     validation = _validation_batch(p, model, device) if p.validate_every and ranks.first else None
     forward = replicate(torch.compile(model) if p.compile else model, ranks)
-    pending, clock = [], time.perf_counter()
+    pending, clock, waited = [], time.perf_counter(), 0.0
     log_file = out / "log.jsonl" if ranks.first else os.devnull
+    feed = ahead(lambda step: _batch(p, model, data, device, step, ranks), range(start, p.steps))
     # line by line: what is logged survives a kill
     with open(log_file, "a", buffering=1) as log, Progress(p.steps, start, name=out.name) as progress:
-        for step in range(start, p.steps):
-            images, masks, ids = _batch(p, model, data, device, step, ranks)
+        for step, (images, masks, ids), wait in feed:
+            waited += wait
             scheduler.step_update(step)
             loss, pred = train_step(p, forward, optimizer, images, masks, ranks)
             pending.append((step + 1, loss, ids))
@@ -94,13 +95,14 @@ def _loop(p, model, optimizer, scheduler, device, start, out, ranks):
                 record = {"step": done, "loss": mean, "lr": optimizer.param_groups[0]["lr"]}
                 record |= _parts(p, model, images, masks, pred)
                 seconds = time.perf_counter() - clock
-                record |= {"samples_per_s": len(pending) * p.batch_size / seconds, "time": time.time()}
+                record |= {"samples_per_s": len(pending) * p.batch_size / seconds, "waited": round(waited / seconds, 4)}
+                record["time"] = time.time()
                 if due["validate"] and ranks.first:
                     record["validation"] = _validate(p, model, *validation)
                 log.write(json.dumps(record) + "\n")
                 if ranks.first:
                     progress.show(done, record)
-                pending, clock = [], time.perf_counter()
+                pending, clock, waited = [], time.perf_counter(), 0.0
             if due["save"] and ranks.first:
                 save_state(out, p, model, optimizer, done)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sensors import sensor
 
-from fmlib.data.batches import Preloaded, batch_indices, collate, preload
+from fmlib.data.batches import Preloaded, ahead, batch_indices, collate, preload
 from fmlib.data.statistics import band_statistics
 
 
@@ -183,3 +183,22 @@ def test_a_single_short_batch_is_kept():
     assert sorted(only) == [0, 1, 2]
     with pytest.raises(ValueError, match="must be 1 or more"):
         batch_indices(0, 8, epoch=0, seed=0)
+
+
+def test_batches_are_made_ahead_in_order_and_errors_come_through():
+    made = []
+
+    def make(step):
+        if step == 7:
+            raise ValueError("sample 7 is broken")
+        made.append(step)
+        return step * step
+
+    feed = ahead(make, range(3, 9))
+    step, batch, waited = next(feed)
+    assert (step, batch) == (3, 9)
+    assert waited >= 0
+    assert [next(feed)[:2] for _ in range(3)] == [(4, 16), (5, 25), (6, 36)]
+    with pytest.raises(ValueError, match="sample 7"):
+        next(feed)
+    assert [row[0] for row in ahead(lambda step: step, range(1))] == [0]

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 STACKED = ("label", "map", "valid")  # per-sample fields that become one tensor; others stay lists
+AHEAD = 2  # batches made before they are needed
 COMPACT = (np.uint8, np.uint16)  # types a sensor's values may be held in, if they fit exactly
 
 
@@ -175,6 +178,27 @@ def _check_memory(held: Preloaded, key: str, needed: int, max_bytes: int) -> Non
             f"{held.name}/{held.split} takes {total / 2**30:.3g} GiB or more in memory, above the limit of "
             f"{max_bytes / 2**30:.3g} GiB; raise max_bytes, take fewer samples, or read it from disk with a DataLoader"
         )
+
+
+def ahead(make: Callable, steps: range) -> Iterator[tuple]:
+    """Batches made in a thread while the ones before them are used.
+
+    Args:
+        make: from a step's number to its batch.
+        steps: their numbers.
+
+    Yields:
+        A step, its batch, and the seconds that were waited for it.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque((step, pool.submit(make, step)) for step in steps[:AHEAD])
+        for later in [*steps[AHEAD:], *[None] * len(coming)]:
+            start = time.monotonic()
+            step, batch = coming.popleft()
+            batch = batch.result()
+            if later is not None:
+                coming.append((later, pool.submit(make, later)))
+            yield step, batch, time.monotonic() - start
 
 
 def batch_indices(n: int, batch_size: int, epoch: int, seed: int) -> list[np.ndarray]:
