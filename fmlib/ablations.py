@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from fmlib import weights
-from fmlib.compare import SCORES, CompareParams, pretrainings, probes
+from fmlib.compare import SCORES, TRAIN_DEFAULTS, CompareParams, pretrainings, probes
 from fmlib.evaluate import reconstruction_error
 from fmlib.launch import grid, launch_evaluations
 from fmlib.masking import draw_masks
+from fmlib.models.fusmae import PRESETS
 
 QUESTIONS = {  # question → variant → what it changes; {} is the design itself
     "direction of the cross-attention": {
@@ -37,6 +38,8 @@ def mask_runs(p: CompareParams, fusions: list[str], strategies: list[str], ratio
 def question_runs(p: CompareParams, questions: list[str], name: str = "xaed") -> list[dict]:
     """Runs of every variant of every question, and seed; each also says its ``"question"`` and ``"variant"``.
 
+    The variant that is the design itself is one run, whichever question asks for it.
+
     Args:
         questions: keys of `QUESTIONS`.
         name: the design that is changed, one of `fmlib.compare.CONTENDERS`.
@@ -47,14 +50,22 @@ def question_runs(p: CompareParams, questions: list[str], name: str = "xaed") ->
     for base in pretrainings(p, [name]):
         for question in questions:
             for variant, changes in QUESTIONS[question].items():
-                out = f"{p.out}/questions/{question}-{variant}-{base['seed']}".replace(" ", "_")
+                changes = {key: value for key, value in changes.items() if value != _value(base, key)}
+                folder = f"{question}-{variant}".replace(" ", "_") if changes else "design"
+                out = f"{p.out}/questions/{folder}-{base['seed']}"
                 runs.append(base | changes | {"out": out, "question": question, "variant": variant})
     return runs
 
 
+def _value(run: dict, key: str):
+    """What a run sets, by its own word, its preset's or the default."""
+    return run.get(key) or PRESETS[run["preset"]].get(key, run.get(key, TRAIN_DEFAULTS[key]))
+
+
 def trainable(runs: list[dict]) -> list[dict]:
-    """The runs as the training loop takes them, without the names of questions."""
-    return [{key: value for key, value in run.items() if key not in ("question", "variant")} for run in runs]
+    """The runs as the training loop takes them: each folder once, without the names of questions."""
+    apart = {run["out"]: run for run in runs}.values()
+    return [{key: value for key, value in run.items() if key not in ("question", "variant")} for run in apart]
 
 
 def reconstruction_rows(
@@ -83,11 +94,12 @@ def reconstruction_rows(
 def probe_rows(p: CompareParams, runs: list[dict], jobs: int = 1) -> list[dict]:
     """Scores of frozen features on the test part, all labels: rows of `run_protocol` with settings and ``"score"``."""
     shared = {**probes(p)[0], "fractions": [1.0]}
-    asked = [
-        shared | {"model": f"{run['out']}/model", "seed": run["seed"], "out": f"{run['out']}/probe"} for run in runs
-    ]
-    found = zip(runs, launch_evaluations(asked, jobs), strict=True)
-    return [row | _settings(run) | {"score": row[SCORES[row["task"]]]} for run, rows in found for row in rows]
+    asked = {
+        run["out"]: shared | {"model": f"{run['out']}/model", "seed": run["seed"], "out": f"{run['out']}/probe"}
+        for run in runs
+    }
+    found = dict(zip(asked, launch_evaluations(list(asked.values()), jobs), strict=True))
+    return [row | _settings(run) | {"score": row[SCORES[row["task"]]]} for run in runs for row in found[run["out"]]]
 
 
 def _settings(run: dict) -> dict:

@@ -141,9 +141,10 @@ def test_unknown_settings_are_named():
 def test_ablations_change_one_thing_each():
     p = compare.read_params({"seeds": 1})
     runs = ablations.question_runs(p, list(ablations.QUESTIONS))
-    assert len({run["out"] for run in runs}) == len(runs)
-    base = compare.pretrainings(p, ["xaed"])[0]
-    for run in ablations.trainable(runs):
+    base, trained = compare.pretrainings(p, ["xaed"])[0], ablations.trainable(runs)
+    assert [run["out"] for run in runs].count(trained[0]["out"]) == len(ablations.QUESTIONS)  # the design
+    assert len(trained) == len(runs) - len(ablations.QUESTIONS) + 1 == len({run["out"] for run in trained})
+    for run in trained:
         assert len([key for key in run if key != "out" and run[key] != base.get(key, object)]) <= 1
         recipe.check(recipe.read_params(run))
     grid = ablations.mask_runs(p, ["xad", "xaed"], ["independent", "disjoint"], [0.5, 0.75])
