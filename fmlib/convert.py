@@ -132,7 +132,7 @@ class MetaMAE(FusMAE):
         decoder = self.decoders[name]
         x = decoder.tokens(encoded.tokens[name], mask, grids[name])
         x = torch.cat([decoder.embed(encoded.cls)[:, None], x], dim=1)
-        return patches, decoder(x, mask), grids
+        return patches, decoder(x, mask)[0], grids
 
 
 # -- parts --------------------------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ Each draws through a plain figure function that the notebook has called before, 
 nothing. In a batch run (`fmlib.in_batch()`) they return None. All of them work with Tab and the arrow keys.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from io import BytesIO
 
 import ipywidgets as widgets
 import numpy as np
-from IPython.display import display
 from matplotlib.figure import Figure
 
 from . import in_batch, viz
@@ -28,8 +29,40 @@ def browse(draw: Callable[..., Figure], **controls: widgets.Widget) -> widgets.W
     """
     if in_batch():
         return None
-    picture = widgets.interactive_output(lambda **values: display(draw(**values)), controls)
-    return widgets.VBox([widgets.HBox(list(controls.values())), picture])
+    return widgets.VBox([widgets.HBox(list(controls.values())), live(draw, controls)])
+
+
+def live(draw: Callable[..., Figure], controls: Mapping[str, widgets.Widget]) -> widgets.Widget:
+    """A picture that is drawn again whenever one of its controls moves.
+
+    Args:
+        draw: returns a figure; called with the controls' values by name.
+        controls: ipywidgets that have a ``value``.
+
+    Returns:
+        The picture, and below it the error if `draw` raised one; the last picture stays then.
+    """
+    picture, message = widgets.Image(format="png"), widgets.HTML()
+
+    def redraw(_=None):
+        try:
+            figure = draw(**{name: control.value for name, control in controls.items()})
+            picture.value, message.value = png(figure), ""
+            picture.layout.width = f"{96 * figure.get_figwidth():.0f}px"
+        except Exception as error:  # in a callback nobody would see it
+            message.value = f"<b>{type(error).__name__}</b>: {escape(str(error))}"
+
+    for control in controls.values():
+        control.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([picture, message])
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG, for screens of high resolution."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, pil_kwargs={"compress_level": 1})  # written often, sent once
+    return buffer.getvalue()
 
 
 def browse_pairs(dataset, count: int = 100) -> widgets.Widget | None:
@@ -57,6 +90,24 @@ def browse_pairs(dataset, count: int = 100) -> widgets.Widget | None:
     label.observe(choose, names="value")
     pictures = browse(lambda sample: draw_pair(dataset, sample, cache), sample=slider)
     return widgets.VBox([widgets.HBox([label, note]), pictures])
+
+
+def before_after(
+    before: np.ndarray, after: np.ndarray, names: tuple[str, str] = ("before", "after")
+) -> widgets.Widget | None:
+    """Wipe from one picture to another, with `viz.wipe`.
+
+    Args:
+        before, after: (H, W) or (H, W, 3), 0 to 255, of one size.
+        names: of both.
+
+    Returns:
+        A slider and the pictures; None in a batch run.
+    """
+    if in_batch():
+        return None
+    slider = widgets.FloatSlider(0.5, min=0, max=1, step=0.02, description=names[0])
+    return browse(lambda share: viz.wipe(before, after, share, names), share=slider)
 
 
 def draw_pair(dataset, index: int, cache: dict | None = None) -> Figure:

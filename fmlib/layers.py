@@ -3,6 +3,8 @@
 Shapes: B batch, C channels, H W pixels, L tokens, K kept tokens, D width, h heads.
 """
 
+from typing import Literal, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
@@ -79,29 +81,54 @@ class Positions(nn.Module):
         return (self.table if same else fresh)[ids]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, pad: Tensor | None = None, return_attention: bool = False):
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, pad: Tensor | None = None, return_attention: bool | Literal["lazy"] = False
+):
     """Scaled dot-product attention: fused by default, step by step when the map is asked for.
 
     Args:
         q: (B, h, N, d). k, v: (B, h, M, d).
         pad: (B, M) True where a key is padding. A sample whose keys are all padding gets zeros.
+        return_attention: True for the map, ``"lazy"`` for a `LazyMap`, which takes little memory.
 
     Returns:
-        The values (B, h, N, d) and, if asked for, the map (B, h, N, M), else None.
+        The values (B, h, N, d) and, if asked for, the map (B, h, N, M) or the `LazyMap`, else None.
     """
-    allowed = None if pad is None else ~pad[:, None, None, :]  # (B, 1, 1, M)
-    alone = None if pad is None else ~pad.all(1)[:, None, None, None]  # 0 for a sample without any key
-    if pad is not None:
-        allowed = allowed | ~alone  # a row without keys would be NaN: let it attend, then zero it
-    if not return_attention:
-        x, attn = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed), None
-    else:
-        scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-        attn = (scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)).softmax(-1)
-        x = attn @ v
-    if alone is not None:
-        x, attn = x * alone, None if attn is None else attn * alone
-    return x, attn
+    if return_attention is True:
+        attn = attention_map(q, k, pad)
+        return attn @ v, attn
+    allowed, alone = _allowed(pad)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    return x if alone is None else x * alone, LazyMap(q, k, pad) if return_attention else None
+
+
+def attention_map(q: Tensor, k: Tensor, pad: Tensor | None = None) -> Tensor:
+    """How much each query (B, h, N, d) takes of each key (B, h, M, d): (B, h, N, M), rows sum to 1; pad as above."""
+    scores, (allowed, alone) = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5, _allowed(pad)
+    return scores.softmax(-1) if pad is None else scores.masked_fill(~allowed, -torch.inf).softmax(-1) * alone
+
+
+class LazyMap(NamedTuple):
+    """What an attention map is made of, in its stead: queries (B, h, N, d), keys (B, h, M, d), padding (B, M).
+
+    A map of 1,024 tokens takes eight times the memory of these; its rows are made when they are looked at.
+    """
+
+    q: Tensor
+    k: Tensor
+    pad: Tensor | None
+
+    def rows(self, which=slice(None)) -> Tensor:
+        """The map's rows of some queries: (B, h, those, M)."""
+        return attention_map(self.q[:, :, which], self.k, self.pad)
+
+
+def _allowed(pad: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Keys that may be looked at (B, 1, 1, M); 0 for a sample without any key (B, 1, 1, 1)."""
+    if pad is None:
+        return None, None
+    alone = ~pad.all(1)[:, None, None, None]
+    return ~pad[:, None, None, :] | ~alone, alone  # a row without keys would be NaN: let it attend, then zero it
 
 
 class Attention(nn.Module):

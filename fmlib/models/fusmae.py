@@ -192,7 +192,7 @@ class FusMAE(nn.Module):
     # -- decoder (section 3.2) ------------------------------------------------------------------------------------
 
     def forward_decoder(self, tokens: dict[str, Tensor], masks: Masks, grids: dict[str, Pair], return_attention=False):
-        """Tokens {sensor: (B, K, D)} → removed patches {sensor: (B, R, C·p·q)}, maps of the cross-attention."""
+        """Tokens {sensor: (B, K, D)} → removed patches {sensor: (B, R, C·p·q)}, maps of attention."""
         if self.fusion == "stack" and any(mask.present is not None for mask in masks.values()):
             raise ValueError("channel stacking cannot reconstruct samples that lack a sensor; leave them out")
         maps = {}
@@ -205,10 +205,11 @@ class FusMAE(nn.Module):
         if self.late_fusion is not None and self.decoder_queries == "grid":
             visible = {name: x[name][:, : t.shape[1]] for name, t in tokens.items()}
             x, maps = self.late_fusion(x, pads, visible, return_attention)
-        pred = {}
+        pred, attn = {}, {f"late.{name}": a for name, a in maps.items() if a is not None}
         for key, grid_tokens in x.items():
-            pred |= self.decoders[key](grid_tokens, mask_of[key])
-        attn = {f"late.{name}": a for name, a in maps.items() if a is not None}
+            patches, maps = self.decoders[key](grid_tokens, mask_of[key], return_attention)
+            pred |= patches
+            attn |= {f"decoder.{i}.{key}": a for i, a in enumerate(maps)}
         return {name: p for name, p in pred.items() if name in masks}, attn
 
     def predict(self, images: dict[str, Tensor], masks: Masks):
@@ -242,9 +243,10 @@ class FusMAE(nn.Module):
         return self.forward_loss(self.patches(images)[0], pred, masks)
 
     def attention_maps(self, images: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
-        """All maps of one pass {layer: (B, h, N, M)}: early fusion, shared blocks, late fusion (see `Encoded`).
+        """All maps of one pass {layer: (B, h, N, M)}: early fusion, shared blocks, late fusion, decoders.
 
-        In "late.s1" S1's tokens ask and the other sensors' visible tokens answer.
+        See `Encoded`. In "late.s1" S1's tokens ask and the other sensors' visible tokens answer; in "decoder.0.s1" S1
+        is alone, its removed patches behind the visible ones. `fmlib.attention` places them on the sensors' grids.
         """
         patches, grids = self.patches(images)
         encoded = self.forward_encoder(patches, grids, masks, return_attention=True)

@@ -146,14 +146,16 @@ class Decoder(nn.Module):
         visible = self.embed(latent) + self.pos(mask.ids_keep, grid)
         return torch.cat([visible, self.mask_token + self.pos(mask.ids_remove, grid)], dim=1)
 
-    def forward(self, x: Tensor, mask: SensorMask) -> dict[str, Tensor]:
-        """(B, K + R, decoder width) → {sensor: (B, R, C·p·q)}; the last block computes only the removed tokens."""
+    def forward(self, x: Tensor, mask: SensorMask, return_attention=False) -> tuple[dict[str, Tensor], list]:
+        """(B, K + R, decoder width) → {sensor: (B, R, C·p·q)}, maps; the last block computes only removed tokens."""
         K, R = mask.ids_keep.shape[1], mask.ids_remove.shape[1]
         pad = cat_pads({"keep": x[:, :K], "remove": x[:, K:]}, {"keep": mask.pad_keep, "remove": mask.pad_remove})
+        maps = []
         for i, block in enumerate(self.blocks):
-            x, _ = block(x, pad, queries=R if i == len(self.blocks) - 1 else None)
+            x, attn = block(x, pad, return_attention, queries=R if i == len(self.blocks) - 1 else None)
+            maps += [] if attn is None else [attn]
         x = self.norm(x)
-        return {name: head(x) for name, head in self.heads.items()}
+        return {name: head(x) for name, head in self.heads.items()}, maps
 
 
 def _group_mean(modality: Modality, groups) -> Tensor:
