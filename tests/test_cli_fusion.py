@@ -42,11 +42,12 @@ def test_score_prints_means_and_writes_all(folders, capsys):
     assert out[0] == "1: ours: no fused image"
     assert out[1] == "convention standard, means of 1 images, 1 problems"
     assert out[2].split() == ["CC", "↑", "SCD", "↑", "MSE", "↓"]
-    assert [line.split()[0] for line in out[3:9]] == ["ours", "second", "mean", "max", "infrared", "visible"]
-    assert out[7].split()[-2] == "–", "no differences to correlate"
-    assert len({len(line) for line in out[3:9]}) == 1
+    methods = ["ours", "second", "mean", "max", "Laplacian", "infrared", "visible"]
+    assert [line.split()[0] for line in out[3:10]] == methods
+    assert out[8].split()[-2] == "–", "no differences to correlate"
+    assert len({len(line) for line in out[3:10]}) == 1
     with open(folders / "scores.csv", encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == 5 + 6 + 1 + 6
+        assert len(list(csv.DictReader(file))) == 6 + 7 + 1 + 7
 
 
 def test_many_problems_are_cut_short(folders, capsys):

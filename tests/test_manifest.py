@@ -12,7 +12,8 @@ from fmlib.manifest import list_manifests, load_manifest
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 NAMES = (
     *("bigearthnet-v1", "bigearthnet-v2", "grey", "houston2013", "llvip", "m3fd", "msrs", "ombria", "roadscene"),
-    *("sen12ms", "sen12ms-cr", "sen1floods11", "spacenet6", "ssl4eo-s12", "synthetic", "terramesh", "tno", "vais"),
+    *("sen12ms", "sen12ms-cr", "sen1floods11", "spacenet6", "ssl4eo-s12", "synthetic"),
+    *("synthetic-grey", "synthetic-ir", "terramesh", "tno", "vais"),
 )
 FOLDERS = [name for name in NAMES if load_manifest(name).layout == "folders"]
 # sets of which some real files are at hand

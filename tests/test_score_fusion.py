@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fmlib.fusion_baselines import laplacian_pyramid
 from fmlib.fusion_metrics import luma, score
 from fmlib.score_fusion import BASELINES, read_grey, score_folders, write_csv
 
@@ -65,6 +66,7 @@ def test_trivial_methods(folders):
     images = {
         "mean": np.floor((ir / 2 + vi / 2) + 0.5),
         "max": np.maximum(ir, vi),
+        "Laplacian pyramid": laplacian_pyramid(ir, vi),
         "infrared alone": ir,
         "visible alone": vi,
     }
