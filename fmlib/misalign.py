@@ -100,6 +100,22 @@ def compass(distance: float) -> list[Displacement]:
     return [Displacement(*step) for step in ((distance, 0), (-distance, 0), (0, distance), (0, -distance))]
 
 
+def all_ways(kind: str, amount: float) -> list[Displacement]:
+    """Displacements of one kind and amount, in every direction; of none there is but one.
+
+    Args:
+        kind: ``"shift"``, see `compass`; ``"angle"``: left and right; ``"scale"``: larger and smaller.
+        amount: pixels, degrees, or the share by which the content grows or shrinks, 0 or above.
+    """
+    if kind not in ("shift", "angle", "scale"):
+        raise ValueError(f"no displacement of kind {kind!r}; choose one of shift, angle, scale")
+    if not amount or kind == "shift":
+        return compass(amount)
+    if kind == "angle":
+        return [Displacement(angle=amount), Displacement(angle=-amount)]
+    return [Displacement(scale=1 + amount), Displacement(scale=1 / (1 + amount))]
+
+
 # -- parts ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What a supervised run of MsIFT is made of: its parameters, its data, the model and the optimiser they describe."""
 
+import copy
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -10,8 +11,12 @@ from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from torch import Tensor, nn
 
 from fmlib.data import open_dataset, preload
+from fmlib.data.batches import Preloaded
+from fmlib.data.houston_files import cut_windows as around_pixels
 from fmlib.evaluate.features import covers, pair_views, read_views
+from fmlib.evaluate.metrics import IGNORE
 from fmlib.evaluate.probe import seeded
+from fmlib.evaluate.windows import with_labels
 from fmlib.modality import Modality
 from fmlib.models.mae import check_choices
 from fmlib.models.msift import TASKS, MsIFT, msift
@@ -30,14 +35,22 @@ class MsiftParams:
     views: list[str] = field(default_factory=list)  # dates of one place, stacked as bands; empty: samples alone
     validation: str = "validation"  # split that the best step is chosen on; empty: the last step counts
     test: str = "test"  # split that is scored once
+    scheme: str = ""  # how to split a data set that can be split in several ways; empty: its reader's own
     fold: int = -1  # of a data set that is split in folds; -1: none
-    flood_share: float = 0.2  # an image is of class 1 if more of its map's labelled pixels are (task image)
+    split_seed: int = -1  # deals its folds; -1: the reader's own
+    held_back: float = 0.0  # share of its training part that becomes validation, where a data set has none
+    label: str = "label"  # field that holds the labels: label, map
+    window: int = 0  # side of windows cut around labelled pixels of maps (task pixel); 0: samples as they are
+    windows: int = 16  # so many are cut from each image
+    asked_class: int = 1  # task image, of maps: does this class cover ...
+    asked_share: float = 0.2  # more than this share of the labelled pixels?
     # model
-    preset: str = "small"  # paper, small
+    preset: str = "small"  # paper, small, tiny
     fusion: str = "msift"  # msift, add, concat, concat_conv, single
     aux: bool = True  # the answers before the decoder's count in the loss
     as_published: bool | None = None  # keep the published code's quirks; None: as the preset
     depth: int = 0  # layers of encoder and decoder each; 0: the preset's
+    patch_size: int = 0  # side of a token in places of the feature map; 0: the preset's
     # augmentation
     crop: int = 0  # side of random crops in training, pixels; 0: whole images
     rotate: bool = False  # quarter turns besides flips; radar looks sideways
@@ -70,6 +83,9 @@ class MsiftParams:
 
 
 TYPES = declared_types(MsiftParams)
+# what "tiny" changes in the preset "small": for made images of a few pixels, learned in a minute
+TINY = {"extractor": "lightnet", "neck_dim": 16, "embed_dim": 64, "num_heads": 1, "mlp_dim": 128}
+TINY |= {"depth": 1, "drop": 0.0}
 
 # How each task was trained for the paper (the published configurations); batches as on all their GPUs together.
 _SGD = {"preset": "paper", "optimizer": "sgd", "warmup": 0, "clip_grad": 0.0}
@@ -105,11 +121,14 @@ def read_params(given: dict) -> MsiftParams:
 
 def build(p: MsiftParams, data) -> MsIFT:
     """The untrained model that `p` describes, for the sources and classes of a data set."""
-    options = {"fusion": p.fusion, "num_classes": len(data.classes), "aux": p.aux}
-    options |= {key: getattr(p, key) for key in ("as_published", "depth") if getattr(p, key) not in (None, 0)}
+    options = TINY if p.preset == "tiny" else {}
+    options = options | {"fusion": p.fusion, "num_classes": len(answers(p, data)), "aux": p.aux}
+    changed = {key: getattr(p, key) for key in ("as_published", "depth", "patch_size")}
+    options |= {key: value for key, value in changed.items() if value is False or value}
     options |= {"img_size": p.crop} if p.crop else {}
     sources = [stack_views(modality, p.views) for modality in data.modalities.values()]
-    return seeded(lambda: msift(p.preset, sources, p.task, **options), p.seed)
+    preset = "small" if p.preset == "tiny" else p.preset
+    return seeded(lambda: msift(preset, sources, p.task, **options), p.seed)
 
 
 def make_optimizer(model: nn.Module, p: MsiftParams):
@@ -130,6 +149,11 @@ def check(p: MsiftParams) -> None:
     check_choices(optimizer=(p.optimizer, ("adamw", "sgd")), schedule=(p.schedule, ("cosine", "poly")))
     if p.steps < 1 or p.batch_size < 2:
         raise ValueError(f"steps {p.steps} must be at least 1, batch_size {p.batch_size} at least 2: batch norm")
+    if p.window and (p.task != "pixel" or p.views):
+        raise ValueError(
+            f"window={p.window} cuts windows of single dates for task 'pixel', but the task is {p.task!r} with "
+            f"views={p.views}; leave the window or the views out"
+        )
     if p.shift_sensor and p.sensors and p.shift_sensor not in p.sensors:
         raise ValueError(f"shift_sensor {p.shift_sensor!r} is not among sensors={p.sensors}")
 
@@ -139,13 +163,61 @@ def check(p: MsiftParams) -> None:
 
 def open_parts(p: MsiftParams) -> dict[str, Part]:
     """The splits of a run, in memory: {"train", "validation" (unless there is none), "test"}."""
+    return seen_parts(p, read_parts(p))
+
+
+def read_parts(p: MsiftParams) -> dict[str, Part]:
+    """The splits as they are on disk, for runs that share them; see `seen_parts`."""
     options = {"fold": p.fold} if p.fold >= 0 else {}
+    options |= {"seed": p.split_seed} if p.split_seed >= 0 else {}
+    options |= {"scheme": p.scheme} if p.scheme else {}
+    options |= {"validation": p.held_back} if p.held_back else {}
+    options |= {"with_map": True} if p.label == "map" else {}
     parts = {}
     for part, split in (("train", "train"), ("validation", p.validation), ("test", p.test)):
         if split:
             data = preload(open_dataset(p.data, split, p.data_root, tuple(p.sensors) or None, **options))
+            data = data if p.label == "label" else with_labels(data, p.label)
             parts[part] = Part(data, pair_views(data, p.views) if p.views else np.arange(len(data))[:, None])
     return parts
+
+
+def seen_parts(p: MsiftParams, parts: dict[str, Part]) -> dict[str, Part]:
+    """What a run sees of splits that were read: its sensors alone, and windows where it asks for them."""
+    found = {}
+    for name, (data, indices) in parts.items():
+        if p.sensors:
+            data = copy.copy(data)
+            data.modalities = {sensor: data.modalities[sensor] for sensor in p.sensors}
+        if p.window:
+            data = cut_windows(data, p.window, p.windows)
+            indices = np.arange(len(data))[:, None]
+        found[name] = Part(data, indices)
+    return found
+
+
+def cut_windows(data: Preloaded, side: int, count: int) -> Preloaded:
+    """Windows around labelled pixels of maps: one sample a pixel, whose place is that of its image.
+
+    Args:
+        data: with labels (N, H, W), 255 where there is none, and images as large.
+        side: of the windows in pixels, odd. count: pixels of each image, drawn evenly and the same every time.
+    """
+    rng, found = np.random.default_rng(0), {name: [] for name in (*data.modalities, "label")}
+    windows = Preloaded(data, 0)
+    for number in np.flatnonzero(data.present["label"]):
+        label = data.arrays["label"][number]
+        known = np.argwhere(label != IGNORE)
+        rows, cols = known[rng.permutation(len(known))[:count]].T
+        for name in data.modalities:
+            found[name].append(around_pixels(data.arrays[name][number], rows, cols, side))
+        found["label"].append(label[rows, cols])
+        names = (f"{row:03}-{col:03}" for row, col in zip(rows, cols, strict=True))
+        windows.extras += [data.extras[number] | {"id": f"{data.extras[number]['id']}/{name}"} for name in names]
+    windows.arrays = {name: np.concatenate(arrays) for name, arrays in found.items()}
+    counts = [len(label) for label in found["label"]]
+    windows.present = {name: np.repeat(data.present[name][data.present["label"]], counts) for name in found}
+    return windows
 
 
 def stack_views(modality: Modality, views: list[str]) -> Modality:
@@ -170,8 +242,13 @@ def read_batch(part: Part, rows, names: list[str], device) -> Batch:
     return Batch(images, present, labels.to(device), places, ids)
 
 
+def answers(p: MsiftParams, data: Preloaded) -> tuple[str, ...]:
+    """What the model chooses from: the data set's classes or, of maps asked for one answer an image, no and yes."""
+    return ("no", "yes") if p.task == "image" and data.arrays["label"].ndim == 3 else tuple(data.classes)
+
+
 def task_labels(p: MsiftParams, labels: Tensor) -> Tensor:
-    """Of a map, for one answer an image: 1 where more than `flood_share` of its labelled pixels are of class 1."""
+    """Of maps, for one answer an image: does `asked_class` cover more than `asked_share` of the labelled pixels?"""
     if p.task == "segmentation" or labels.ndim == 1:
         return labels
-    return covers(labels, 1, p.flood_share)
+    return covers(labels, p.asked_class, p.asked_share)

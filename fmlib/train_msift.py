@@ -23,11 +23,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fmlib.data.augment import augment
+from fmlib.data.augment import augment, center_crop
 from fmlib.data.batches import batch_indices
 from fmlib.evaluate.metrics import bootstrap, confusion, confusion_scores
 from fmlib.evaluate.probe import CHOSEN_BY
-from fmlib.misalign import compass, draw_displacement, misalign
+from fmlib.misalign import Displacement, all_ways, draw_displacement, misalign
 from fmlib.models.msift import MsIFT
 from fmlib.params import read_words
 from fmlib.progress import Progress
@@ -38,6 +38,7 @@ from fmlib.recipe_msift import (
     Batch,
     MsiftParams,
     Part,
+    answers,
     build,
     check,
     make_optimizer,
@@ -50,7 +51,7 @@ from fmlib.resume import read_log, resume, save_state
 from fmlib.train import check_finite, due_now, step_generator
 from fmlib.weights import save, write_beside
 
-__all__ = ["PUBLISHED", "MsiftParams", "open_parts", "predict", "read_log", "read_params", "shift_scores", "train"]
+__all__ = ["PUBLISHED", "MsiftParams", "open_parts", "predict", "predict_displaced", "read_log", "read_params", "train"]
 
 _FLIP_SEED, _SHIFT_SEED, _DROP_SEED = 1, 2, 3  # streams of random numbers that never meet
 
@@ -164,53 +165,67 @@ def _batch(p: MsiftParams, part: Part, names: list[str], device, step: int) -> B
 
 
 @torch.no_grad()
-def predict(model: MsIFT, part: Part, p: MsiftParams, sensors: Sequence[str] | None = None, displaced=None) -> Outcome:
-    """Classify whole images of a split, and score what was found.
+def predict(
+    model: MsIFT,
+    part: Part,
+    p: MsiftParams,
+    sensors: Sequence[str] | None = None,
+    displaced: tuple[str, Displacement] | None = None,
+    crop: int | None = None,
+) -> Outcome:
+    """Classify the images of a split, and score what was found.
 
     Args:
         part: of `open_parts`. p: the model's parameters.
         sensors: those shown; default: all that the model knows.
-        displaced: (sensor, `fmlib.misalign.Displacement`), to put one source out of place.
+        displaced: a sensor and where its content goes; it stays where it is if the model does not know the sensor.
+        crop: side of the central window that is looked at after moving, in pixels; default: whole images.
     """
     model.eval()
     found, places, ids = [], [], []
     names, classes = list(sensors or model.modalities), model.config["num_classes"]
     for start in range(0, len(part.indices), p.batch_size):
         batch = read_batch(part, slice(start, start + p.batch_size), names, next(model.parameters()).device)
-        images = misalign(batch.images, *displaced) if displaced else batch.images
-        with autocast(p, batch.labels.device):
+        moves = displaced and displaced[0] in batch.images
+        images = misalign(batch.images, *displaced) if moves else batch.images
+        images, labels = _centre(images, batch.labels, crop) if crop else (images, batch.labels)
+        with autocast(p, labels.device):
             answer = model(images, batch.present).logits.argmax(1)
-        found.append(confusion(answer, task_labels(p, batch.labels), classes).cpu())
+        found.append(confusion(answer, task_labels(p, labels), classes).cpu())
         places, ids = places + batch.places, ids + batch.ids
     matrices = torch.cat(found)
-    return Outcome(_scores(matrices.sum(0)), matrices, places, ids)
+    return Outcome(matrix_scores(matrices.sum(0)), matrices, places, ids)
 
 
-def shift_scores(
+def _centre(images: dict[str, Tensor], labels: Tensor, side: int) -> tuple[dict[str, Tensor], Tensor]:
+    if labels.ndim == 1:
+        return center_crop(images, side), labels
+    images = center_crop(images | {"label": labels[:, None]}, side)
+    return images, images.pop("label")[:, 0]
+
+
+def predict_displaced(
     model: MsIFT,
     part: Part,
     p: MsiftParams,
-    distances: Sequence[float],
+    amount: float,
     sensor: str = "",
-    sensors: Sequence[str] | None = None,
-) -> list[dict]:
-    """Scores with one source displaced by so many pixels, up, down, left and right counted together.
+    kind: str = "shift",
+    crop: int | None = None,
+) -> Outcome:
+    """`predict` with one source out of place, all directions counted together.
 
     Args:
-        distances: in pixels. sensor: which source; empty: the last. Others as for `predict`.
-
-    Returns:
-        One row a distance: {"shift", "sensor", score…}.
+        amount, kind: how far and in which way, see `fmlib.misalign.all_ways`.
+        sensor: which source; empty: the last. Others as for `predict`.
     """
-    sensor, rows = sensor or list(model.modalities)[-1], []
-    for distance in distances:
-        found = [predict(model, part, p, sensors, (sensor, step)) for step in compass(distance)]
-        scores = _scores(sum(outcome.confusion.sum(0) for outcome in found))
-        rows.append({"shift": distance, "sensor": sensor} | scores)
-    return rows
+    sensor = sensor or list(model.modalities)[-1]
+    found = [predict(model, part, p, None, (sensor, step), crop) for step in all_ways(kind, amount)]
+    matrices = sum(outcome.confusion for outcome in found)
+    return Outcome(matrix_scores(matrices.sum(0)), matrices, *found[0][2:])
 
 
-def _scores(matrix: Tensor) -> dict:
+def matrix_scores(matrix: Tensor) -> dict:
     """`confusion_scores` and Cohen's kappa, as tables of pixel classification have it; None for what is no number."""
     scores, matrix = confusion_scores(matrix), matrix.double() / matrix.sum()
     chance = float(matrix.sum(0) @ matrix.sum(1))
@@ -225,7 +240,7 @@ def _finish(p: MsiftParams, model: MsIFT, parts: dict[str, Part], out: Path) -> 
     interval = bootstrap(lambda rows: confusion_scores(outcome.confusion[rows])[by], outcome.places)
     validation, step = _best(p, out)[1:] if p.validation else ({}, p.steps)
     samples = [_found(p, *row) for row in zip(outcome.ids, outcome.places, outcome.confusion, strict=True)]
-    scores = {"step": step, "classes": list(parts["test"].data.classes), "validation": validation}
+    scores = {"step": step, "classes": list(answers(p, parts["test"].data)), "validation": validation}
     scores |= {"test": outcome.scores | {f"{by}_{end}": interval[end] for end in ("low", "high")}, "samples": samples}
     write_beside(out / "scores.json", lambda path: path.write_text(json.dumps(scores)))
     save(model, out / "model", step=step)  # last: its presence says that the run is finished

@@ -1,5 +1,6 @@
 """Supervised training of MsIFT: it learns all three tasks, repeats itself, survives a kill, and scores what it says."""
 
+import copy
 import json
 
 import numpy as np
@@ -16,7 +17,7 @@ from fmlib.evaluate.metrics import confusion_scores
 from fmlib.misalign import Displacement
 from fmlib.recipe_msift import Part, build, make_optimizer, stack_views, task_labels
 from fmlib.train import NonFiniteLoss
-from fmlib.train_msift import MsiftParams, main, open_parts, predict, read_log, read_params, shift_scores, train
+from fmlib.train_msift import MsiftParams, main, open_parts, predict, predict_displaced, read_log, read_params, train
 
 QUICK = {"views": ["before", "after"], "crop": 32, "batch_size": 4, "steps": 6, "depth": 1, "num_threads": 1}
 QUICK |= {"warmup": 1, "log_every": 2, "save_every": 2, "validate_every": 2, "lr": 3e-3}
@@ -129,7 +130,7 @@ def test_it_learns_windows_from_both_sources(tmp_path):
 
 
 def test_images_are_flooded_or_not(parts, tmp_path):
-    p = read_params(params(tmp_path, task="image", crop=0, flood_share=0.3))
+    p = read_params(params(tmp_path, task="image", crop=0, asked_share=0.3))
     train(p, parts)
     maps = parts["test"].data.arrays["label"][parts["test"].indices[:, -1]]
     expected = [(y == 1).sum() / (y != 255).sum() > 0.3 for y in maps]
@@ -209,13 +210,38 @@ def test_dates_are_stacked_as_bands(archive, parts):
 
 def test_a_displaced_source_scores_as_displaced_images_do(parts, tmp_path):
     p = read_params(params(tmp_path, steps=12))
-    model = train(p, parts)
-    rows = shift_scores(model, parts["test"], p, [0, 5, 30])
-    assert [(row["shift"], row["sensor"]) for row in rows] == [(0, "s2"), (5, "s2"), (30, "s2")]
-    assert rows[0]["miou"] == scores_of(tmp_path)["test"]["miou"]
-    assert rows[2]["miou"] < rows[0]["miou"]
-    one = predict(model, parts["test"], p, displaced=("s2", Displacement(5, 0))).confusion.sum()
-    assert one == 3 * 64 * 64  # the map stays where it is and whole
+    model, part = train(p, parts), parts["test"]
+    found = [predict_displaced(model, part, p, shift) for shift in (0, 5, 30)]
+    assert found[0].scores["miou"] == scores_of(tmp_path)["test"]["miou"]
+    assert found[2].scores["miou"] < found[0].scores["miou"]
+    up, down = (predict(model, part, p, displaced=("s2", Displacement(angle=angle))) for angle in (9, -9))
+    turned = predict_displaced(model, part, p, 9, kind="angle")
+    assert torch.equal(turned.confusion, up.confusion + down.confusion)
+    assert (found[1].confusion.sum((1, 2)) == 4 * 64 * 64).all()  # four ways; the map stays where it is and whole
+    assert found[1].places == ["0001", "0002", "0003"]
+
+
+def test_the_middle_is_looked_at_after_moving(parts, tmp_path):
+    """So what comes in at its border is real ground, not a reflection."""
+    p = read_params(params(tmp_path))
+    model, part = train(p, parts), parts["test"]
+    moved = predict(model, part, p, displaced=("s2", Displacement(8, 0)), crop=32)
+    assert (moved.confusion.sum((1, 2)) == 32 * 32).all()
+    inside = {name: array.copy() for name, array in part.data.arrays.items()}
+    inside["s2"] = np.roll(inside["s2"], 8, axis=2)
+    other = copy.copy(part.data)
+    other.arrays = {name: array[..., 16:48, 16:48] for name, array in inside.items()}
+    assert torch.equal(predict(model, Part(other, part.indices), p).confusion, moved.confusion)
+
+
+def test_a_model_without_the_displaced_source_does_not_care(parts, tmp_path):
+    p = read_params(params(tmp_path, sensors=["s1"], fusion="single"))
+    alone = {part: Part(copy.copy(data), indices) for part, (data, indices) in parts.items()}
+    for data, _ in alone.values():
+        data.modalities = {"s1": data.modalities["s1"]}
+    model = train(p, alone)
+    still, moved = (predict_displaced(model, alone["test"], p, shift, "s2") for shift in (0, 8))
+    assert torch.equal(moved.confusion, 4 * still.confusion)
 
 
 def test_displacement_in_training_moves_one_source_alone(parts, tmp_path):
