@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,4 +21,15 @@ def real_data() -> Path:
     root = Path(os.environ.get("FMLIB_TEST_DATA", REPO.parent / "shared" / "data"))
     if not root.is_dir():
         pytest.skip(f"no real images at {root}; set FMLIB_TEST_DATA to a folder that holds them")
+    return root
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """A data root with the few made scenes of the smoke profile."""
+    from fmlib.scenes import generate
+
+    root = tmp_path_factory.mktemp("data")
+    asked = tomllib.loads((REPO / "notebooks" / "profiles" / "smoke.toml").read_text())["scenes"]
+    generate(root / "synthetic", asked["count"], asked["seed"], jobs=1)
     return root

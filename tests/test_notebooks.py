@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,8 +9,8 @@ import tomllib
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
+from notebook_runs import run_cells
 
 from fmlib.params import check_params, profile_params, read_parameters
 
@@ -116,35 +115,9 @@ def test_a_profile_speaks_of_notebooks_and_parameters_that_exist(profile):
 # ---- every cell runs --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def scenes(tmp_path_factory) -> Path:
-    """A data root with the few made scenes of the smoke profile."""
-    from fmlib.scenes import generate
-
-    root = tmp_path_factory.mktemp("data")
-    asked = tomllib.loads((FOLDER / "profiles" / "smoke.toml").read_text())["scenes"]
-    generate(root / "synthetic", asked["count"], asked["seed"], jobs=1)
-    return root
-
-
 @each_notebook
 def test_every_cell_runs(path, scenes, tmp_path):
     out = tmp_path / "run"
     values = profile_params(path, "smoke")[0] | {"data_root": str(scenes), "out": str(out)}
-    copy = tmp_path / path.name
-    papermill.execute_notebook(path, copy, values, prepare_only=True, progress_bar=False, language="python")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-x",
-        "--nbval-lax",
-        "--nbval-current-env",
-    ]
-    env = os.environ | {"FMLIB_BATCH": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    done = subprocess.run([*command, f"--rootdir={tmp_path}", copy], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    run_cells(path, values, tmp_path)
     assert json.loads((out / "metrics.json").read_text())["headline"]
