@@ -1,4 +1,7 @@
-"""The index of a report: one page with a card for each run, made from the files that the runs left."""
+"""The index of a report: one page with a card for each run, made from the files that the runs left.
+
+Prose that changed since a run is shown around the run's results, as long as the code is the same.
+"""
 
 import json
 import tomllib
@@ -7,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fmlib.render import BASE_CSS, render_math
+from fmlib.render import BASE_CSS, notebook_page, render_math
 from fmlib.run import repository
 from fmlib.tables import html_table, html_value
 
@@ -80,6 +83,8 @@ def build_index(folder: str | Path) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"no report folder {folder}; run the notebooks first, for instance with `make report`")
     runs = [path for path in sorted(folder.iterdir()) if _is_run(path)]
+    for run in runs:
+        show_new_prose(run, repository(folder) / "notebooks" / f"{run.name}.ipynb")
     failed = sum((run / "failure.json").is_file() for run in runs)
     made = datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0")
     count = f"{len(runs)} run{'' if len(runs) == 1 else 's'}" + (f", {failed} failed" if failed else "")
@@ -93,6 +98,40 @@ def build_index(folder: str | Path) -> Path:
     beside.write_text(page, encoding="utf-8")
     beside.replace(index)
     return index
+
+
+def show_new_prose(run: Path, notebook: Path) -> bool:
+    """Put a notebook's present prose around the outputs of its last run, and make the page of the run anew.
+
+    Args:
+        run: the run folder, with the executed notebook of the same name.
+        notebook: as it is now.
+
+    Returns:
+        Whether anything changed; nothing does where the code differs from what was run.
+    """
+    import nbformat
+
+    executed = run / f"{run.name}.ipynb"
+    if not (executed.is_file() and notebook.is_file()):
+        return False
+    now, then = (nbformat.read(path, as_version=4) for path in (notebook, executed))
+    given = {"injected-parameters"}
+    injected = [cell for cell in then.cells if given & {*cell.metadata.get("tags", [])}]
+    ran = [cell for cell in then.cells if cell.cell_type == "code" and cell not in injected]
+    if [cell.source for cell in ran] != [cell.source for cell in now.cells if cell.cell_type == "code"]:
+        return False
+    outputs, cells = iter(ran), []
+    for cell in now.cells:
+        cells.append(next(outputs) if cell.cell_type == "code" else cell)
+        cells += injected if "parameters" in cell.metadata.get("tags", []) else []
+    if [cell.source for cell in cells] == [cell.source for cell in then.cells]:
+        return False
+    then.cells, beside = cells, executed.with_name(f".{executed.name}.part")
+    nbformat.write(then, beside)
+    beside.replace(executed)
+    notebook_page(executed)
+    return True
 
 
 def _is_run(path: Path) -> bool:

@@ -23,6 +23,7 @@ from fmlib import __version__
 from fmlib.execute import execute, write_json
 from fmlib.params import check_params, read_parameters
 from fmlib.render import notebook_page
+from fmlib.sources import FMLIB, used_sources
 
 NOT_OURS = {"papermill-error-cell-tag", "injected-parameters"}  # cells that papermill adds
 
@@ -82,14 +83,14 @@ def run_notebook(
 
 
 def run_key(notebook: str | Path, params: dict[str, Any]) -> str:
-    """Digest of all that shapes a run: code cells, parameters, fmlib's sources, the data manifests; not the prose."""
-    root = repository(notebook)
+    """Digest of all that shapes a run: code cells, parameters, fmlib's files it uses, data manifests; not the prose."""
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode())
     digest.update("".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").encode())
-    for path in sorted([*Path(__file__).parent.rglob("*.py"), *(root / "data_manifests").glob("*.toml")]):
-        if path.name not in ("cli.py", "report.py", "render.py"):  # they show results, they do not shape them
-            digest.update(path.read_bytes())
+    shown = FMLIB / "render.py"  # it shows results, it does not shape them
+    manifests = (repository(notebook) / "data_manifests").glob("*.toml")
+    for path in [*(path for path in used_sources(notebook) if path != shown), *sorted(manifests)]:
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -6,10 +6,10 @@ import re
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
-from nbformat.v4 import new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from fmlib.render import render_math
-from fmlib.report import build_index
+from fmlib.report import build_index, show_new_prose
 from fmlib.run import finish
 from fmlib.tables import html_value
 
@@ -125,3 +125,39 @@ def test_formulas_become_pictures_but_code_and_prices_stay():
     assert rendered.startswith("`$a$` costs 5$ or 6$, <img")
     assert r'alt="\frac{a}{b}"' in rendered
     assert rendered.endswith(r"$\nosuchcommand{x}$")
+
+
+# ---- prose that is newer than the run ---------------------------------------------------------------------------
+
+
+def small_notebook(path, prose: str, code: str, ran: bool):
+    """A notebook, as stored or as papermill leaves it: with the injected parameters and an output."""
+    parameters = new_code_cell("n: int = 1", metadata={"tags": ["parameters"]})
+    injected = [new_code_cell("n = 2", metadata={"tags": ["injected-parameters"]})] if ran else []
+    output = [new_output("stream", text="computed once\n")] if ran else []
+    cells = [new_markdown_cell("# T"), parameters, *injected, new_markdown_cell(prose), new_code_cell(code)]
+    cells[-1].outputs = output
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_new_prose_is_shown_around_the_old_results(tmp_path):
+    executed = small_notebook(tmp_path / "run" / "run.ipynb", "Old words.", "print(n)", ran=True)
+    notebook = small_notebook(tmp_path / "run.ipynb", "New words.", "print(n)", ran=False)
+    assert show_new_prose(tmp_path / "run", notebook)
+    sources = [cell.source for cell in nbformat.read(executed, as_version=4).cells]
+    assert sources == ["# T", "n: int = 1", "n = 2", "New words.", "print(n)"]
+    page = executed.with_suffix(".html").read_text()
+    assert "New words." in page
+    assert "computed once" in page
+    assert not show_new_prose(tmp_path / "run", notebook)  # nothing is left to do
+
+
+def test_prose_of_other_code_is_not_shown(tmp_path):
+    executed = small_notebook(tmp_path / "run" / "run.ipynb", "Old words.", "print(n)", ran=True)
+    notebook = small_notebook(tmp_path / "run.ipynb", "New words.", "print(n + 1)", ran=False)
+    before = executed.read_bytes()
+    assert not show_new_prose(tmp_path / "run", notebook)
+    assert not show_new_prose(tmp_path / "run", tmp_path / "gone.ipynb")
+    assert executed.read_bytes() == before
