@@ -52,10 +52,10 @@ class StudyParams:
     img_size: int = 32  # side of the crops in training, pixels
     patch_size: int = 4  # side of a patch, pixels
     decoder_depth: int = 2  # blocks of the decoder
-    encoder_steps: int = 300  # optimiser steps of the encoder's pretraining
+    encoder_steps: int = 240  # optimiser steps of the encoder's pretraining
     encoder_lr: float = 8e-3  # for a batch of 256; scaled with the batch
     encoder_batch_size: int = 32  # windows a step of it
-    steps: list[int] = field(default_factory=lambda: [400, 60, 180])  # of the decoder, alignment, fusion
+    steps: list[int] = field(default_factory=lambda: [300, 40, 120])  # of the decoder, alignment, fusion
     lr: list[float] = field(default_factory=lambda: [2e-3, 1e-3, 1e-3])  # of the same
     loss_weights: list[float] = field(default_factory=lambda: [0.0, 1.0, 2.0])  # intensity, gradient, Laplacian
     batch_size: int = 8  # pairs a step

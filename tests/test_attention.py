@@ -311,31 +311,41 @@ def test_a_search_by_content_peaks_where_the_content_went(down, right):
     row, col = 3 + down // 8, 3 + right // 8
     looks = attention.look(seen, "content", "still", 3 * 8 + 3, sample=1)["moved"][0]
     assert divmod(int(looks.argmax()), 8) == (row, col)
-    offsets = attention.offset_map(seen, "content", "still", "moved")
-    assert divmod(int(offsets[0].nan_to_num().argmax()), 15) == (7 + down // 8, 7 + right // 8)
-    way = attention.drift(attention.offset_map(before, "content", "still", "moved"), offsets)[0]
-    assert way.tolist() == pytest.approx([down / 8, right / 8], abs=0.25)  # what the reflection brings in pulls
+    offsets = attention.offset_map(seen, "content", "still", "moved")[0].nan_to_num()
+    assert divmod(int(offsets.argmax()), 15) == (7 + down // 8, 7 + right // 8)
+    if (down, right) != (0, 0):
+        [row] = attention.followed(before, seen, "moved", down, right)
+        assert row["followed"] == pytest.approx(1, abs=0.05)
+        [row] = attention.followed(before, before, "moved", down, right)
+        assert row["followed"] == 0
 
 
-def test_drift_is_the_way_of_the_middle():
-    offsets = torch.zeros(2, 7, 7)
-    offsets[:, 3, 3] = 1.0
-    after = offsets.clone()
-    after[1] = offsets[1].roll((1, -2), (0, 1))
-    assert attention.drift(offsets, after).tolist() == [[0, 0], [1, -2]]
+def test_a_displaced_sensor_that_asks_goes_the_other_way():
+    image = torch.randn(1, 3, 64, 64, generator=generator())
+    moved = displace(image, Displacement(0, 16))
+    before, after = (attention.search_by_content(x, image, (8, 8)) for x in (image, moved))
+    [row] = attention.followed(before, after, "still", 0, 16)  # the asking sensor is the displaced one here
+    assert (row["query"], row["key"]) == ("still", "moved")
+    assert row["followed"] == pytest.approx(1, abs=0.05)
 
 
-def test_drifts_are_in_pixels_and_of_each_head():
+def test_what_followed_is_told_of_each_head_of_each_layer_that_crosses():
     model, x = fusmae(), images(two_sensors())
-    before = attention.watch(model, x)
-    assert all(row["down"] == row["right"] == 0 for row in attention.drifts(before, before))
-    after = attention.watch(model, x | {"s2": displace(x["s2"], Displacement(0, 8))})
-    rows = attention.drifts(before, after)
+    moved = x | {"s2": displace(x["s2"], Displacement(0, 8))}
+    before, after = (attention.watch(model, shown) for shown in (x, moved))
+    rows = attention.followed(before, after, "s2", right=8)
     pairs = {(row["layer"], row["query"], row["key"]) for row in rows}
-    assert {("early.s1", "s1", "s2"), ("blocks.0", "s2", "s1"), ("late.s2", "s2", "s1")} <= pairs
-    row = next(r for r in rows if (r["layer"], r["head"]) == ("late.s1", 1))
-    maps = [attention.offset_map(seen, "late.s1", "s1", "s2") for seen in (before, after)]
-    assert (row["down"], row["right"]) == pytest.approx(tuple((8 * attention.drift(*maps)[1]).tolist()))
+    assert pairs == {
+        *(
+            (f"{stage}.{query}", query, key)
+            for stage in ("early", "late")
+            for query, key in (("s1", "s2"), ("s2", "s1"))
+        ),
+        *((f"blocks.{i}", query, key) for i in range(2) for query, key in (("s1", "s2"), ("s2", "s1"))),
+    }
+    assert len([row for row in rows if row["layer"] == "early.s1"]) == 4
+    parts = attention.followed(before, after, "s2", right=8, chunk=3)
+    assert [row["followed"] for row in rows] == pytest.approx([row["followed"] for row in parts], abs=1e-4)
 
 
 def test_offsets_count_pairs_not_places():

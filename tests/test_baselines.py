@@ -68,7 +68,7 @@ def test_each_learns(name, archive, tmp_path):
     checked = read_validation(tmp_path)
     assert checked[-1][learned] < checked[0][learned]
     parts = {"one sensor": {"s1"}, "infonce": {"s1-s2"}, "dino": {"entropy", "divergence"}}.get(name, {"s1", "s2"})
-    assert set(log[-1]) - {"step", "loss", "lr", "samples_per_s", "time", "validation"} == parts
+    assert set(log[-1]) - {"step", "loss", "lr", "samples_per_s", "waited", "time", "validation"} == parts
     assert set(log[-1]["validation"]) == parts
 
 

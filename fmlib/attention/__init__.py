@@ -1,7 +1,7 @@
 """Attention maps: who looks where, in which sensor, layer and head; see `watch`."""
 
 from .flow import relevance, rollout
-from .measures import drift, drifts, measure, offset_map
+from .measures import followed, measure, offset_map
 from .places import CLS, Layer, Seen, between, look, look_across, look_back, pick_queries
 from .sample import search_by_content, watch_sample
 from .watch import watch
@@ -11,8 +11,7 @@ __all__ = [
     "Layer",
     "Seen",
     "between",
-    "drift",
-    "drifts",
+    "followed",
     "look",
     "look_across",
     "look_back",

@@ -95,40 +95,41 @@ def offset_map(seen: Seen, layer: str, asks: str, answers: str, chunk: int = 256
     return (sums / counts.where(counts > 0, torch.nan)).unflatten(1, (2 * rows - 1, 2 * cols - 1))
 
 
-def drift(before: Tensor, after: Tensor) -> Tensor:
-    """How far attention moved between two offset maps (h, 2R − 1, 2C − 1): (h, 2), patches down and right.
-
-    The difference of their centres of mass. A head that looks by place alone stays; one that follows the content goes
-    along.
-    """
-    centres = []
-    for offsets in (before, after):
-        weights = offsets.nan_to_num()
-        weights = weights / weights.sum((1, 2), keepdim=True)
-        middle = [torch.arange(n, device=weights.device) - n // 2 for n in weights.shape[1:]]
-        centres.append(torch.stack([(weights.sum(2) * middle[0]).sum(1), (weights.sum(1) * middle[1]).sum(1)], dim=1))
-    return centres[1] - centres[0]
-
-
-def drifts(before: Seen, after: Seen) -> list[dict]:
-    """How far the attention of each head between two sensors moved, after an image was displaced.
+def followed(before: Seen, after: Seen, moved: str, down: float = 0, right: float = 0, chunk: int = 256) -> list[dict]:
+    """Does attention follow an image that is displaced, or does it stay at the place?
 
     Args:
-        before, after: two passes of one model, from `watch`; the sensors' grids are equal.
+        before, after: two passes of one model, from `watch`: with all images in place, and with one displaced.
+        moved: its sensor. down, right: how far, in pixels.
 
     Returns:
-        One row a layer and head: {"layer", "stage", "query", "key", "head", "down", "right"}, in pixels, see `drift`.
+        One row a layer, head and pair of sensors that the displaced one is of: {"layer", "stage", "head", "query",
+        "key", "followed": share of the way that the middle of a query's attention went along, 0 where it stayed, 1
+        where it went with the content}; the mean over queries whose content did not leave the image.
     """
     rows, stage_of = [], {name: stage for stage, names in before.stages.items() for name in names}
     for name, layer in before.layers.items():
-        pairs = {(q.sensor, k.sensor) for q in layer.queries for k in layer.keys if q.sensor != k.sensor}
-        for query, key in sorted(pair for pair in pairs if CLS not in pair):
-            patch = [side / n for side, n in zip(before.size, before.grids[query], strict=True)]
-            moved = drift(*(offset_map(seen, name, query, key) for seen in (before, after)))
+        pairs = dict.fromkeys((q.sensor, k.sensor) for q in layer.queries for k in layer.keys)
+        for query, key in (pair for pair in pairs if moved in pair and CLS not in pair and pair[0] != pair[1]):
+            asks = _joined(layer.queries, query)[0]
+            way = torch.tensor((down, right), dtype=torch.float, device=asks.ids.device) * (1 if key == moved else -1)
+            size = torch.tensor(before.size, device=way.device)
+            goal = _centres(before.grids[query], before.size).to(way.device)[asks.ids] + way  # (B, N, 2)
+            stayed = ((goal > 0) & (goal < size)).all(-1) & there(asks)
+            middles = [_middles(seen.layers[name], seen, query, key, chunk) for seen in (before, after)]
+            share = (middles[1] - middles[0]) @ way / (way @ way)  # (B, h, N)
+            means = (share * stayed[:, None]).sum((0, 2)) / stayed.sum()
             about = {"layer": name, "stage": stage_of[name], "query": query, "key": key}
-            for head, (down, right) in enumerate(moved.tolist()):
-                rows.append(about | {"head": head, "down": down * patch[0], "right": right * patch[1]})
+            rows += [about | {"head": head, "followed": mean} for head, mean in enumerate(means.tolist())]
     return rows
+
+
+def _middles(layer: Layer, seen: Seen, query: str, key: str, chunk: int) -> Tensor:
+    """Middle of what each query looks at in a sensor, in pixels (B, h, N, 2)."""
+    keys, columns = _joined(layer.keys, key)
+    places = _centres(seen.grids[key], seen.size).to(keys.ids.device)[keys.ids]  # (B, K, 2)
+    parts = [weights[..., columns] for _, weights in _chunks(layer, query, chunk)]
+    return torch.cat([(w @ places[:, None]) / w.sum(-1, keepdim=True).clamp(min=1e-30) for w in parts], dim=2)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
