@@ -29,15 +29,7 @@ html_title = project
 html_show_sourcelink = False
 myst_heading_anchors = 3
 
-apidoc_modules = [
-    {
-        "path": "../fmlib",
-        "destination": "docs/_build/api",
-        "separate_modules": True,
-        "module_first": True,
-        "max_depth": 1,
-    }
-]
+apidoc_modules = [{"path": "../fmlib", "destination": "docs/_build/api", "module_first": True}]
 autodoc_default_options = {"ignore-module-all": True}  # what a package hands on is described where it is defined
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -182,7 +182,7 @@ class Twins:
     name, split, classes = "twins", "made", ("dark", "bright")
     colours = ("red", "green", "blue")
 
-    def __init__(self, count: int, seed: int = 0, side: int = 40, objects: int = 12, size: int = 8):
+    def __init__(self, count: int, seed: int = 0, side: int = 40, objects: int = 30, size: int = 4):
         self.count, self.seed, self.side, self.objects, self.size = count, seed, side, objects, size
         bands = {"first": self.colours, "second": (*self.colours, "shine")}
         self.modalities = {

@@ -92,7 +92,7 @@ def test_claims_about_shifts():
 
 def test_maps_as_they_are_and_moved(runs):
     found = moved_maps(runs[:3], "s2", 5, 64)
-    assert list(found["images"]) == ["Sentinel-1", "Sentinel-2 (8 bit)", "Sentinel-2 (8 bit), moved 5 px"]
+    assert list(found["images"]) == ["Sentinel-1 (8 bit)", "Sentinel-2 (8 bit)", "Sentinel-2 (8 bit), moved 5 px"]
     names = ["MsIFT", "MsIFT, moved 5 px", "concatenation", "concatenation, moved 5 px", "S1 alone"]
     assert list(found["predictions"]) == names
     still, moved = (column["image"] for column in list(found["images"].values())[1:])

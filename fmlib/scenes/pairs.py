@@ -17,10 +17,10 @@ from fmlib.scenes.biomes import BIOMES
 from fmlib.scenes.render import check_scene, render_scene
 
 VERSION = 1  # of the pictures: raise it when equal arguments give other pixels
-LOST = (1, 99)  # percentiles of an image between which grey levels lie
+PERCENTILES = (1, 99)  # percentiles of an image between which grey levels lie
 
 
-def generate_pairs(root: str | Path, count: int = 120, seed: int = 0, size: int = 120, jobs: int = 2) -> Path:
+def generate_pairs(root: str | Path, count: int = 100, seed: int = 0, size: int = 120, jobs: int = 2) -> Path:
     """Write pairs of made scenes: ``{split}/ir/{number}.png`` (grey) and ``{split}/vi/{number}.png`` (colour).
 
     Equal arguments give equal bytes. A folder that already holds these pairs is left as it is.
@@ -78,5 +78,5 @@ def _write_pair(job: tuple[Path, int, int, int]) -> None:
 
 def to_picture(image: np.ndarray) -> np.ndarray:
     """Grey levels 0 … 255 (uint8) between the 1st and 99th percentile of all values of an image, of any shape."""
-    low, high = np.percentile(image, LOST)
+    low, high = np.percentile(image, PERCENTILES)
     return np.rint(np.clip((image - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)

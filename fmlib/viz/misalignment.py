@@ -101,13 +101,13 @@ def followed_query(
     first, second = (modalities[name] for name in names)
     fig, axes = image_panels(
         1, 1 + 2 * len(answers), asks.shape[-2] / asks.shape[-1], breaks=range(1, 1 + 2 * len(answers), 2),
-        top=0.24, bottom=0.32, largest=1.5,
+        top=0.36, bottom=0.32, largest=1.5,
     )  # fmt: skip
     draw_image(axes[0, 0], asks, first, title=wrap(f"{first.title} asks", 1.5, 8, 1))
     axes[0, 0].plot(query[1], query[0], **_mark("s"))
     limits = None
     for (left, right), (title, image) in zip(axes[0, 1:].reshape(-1, 2), answers.items(), strict=True):
-        limits = draw_image(left, image, second, limits, title=wrap(f"{second.title}, {title}", 1.6, 8, 1))
+        limits = draw_image(left, image, second, limits, title=wrap(f"{second.title}, {title}", 1.8, 8, 2))
         right.imshow(overlay(stretch(image, second, limits)[0], maps[title]), aspect="auto", interpolation="nearest")
         right.set_title("attention", loc="left", fontsize=8, pad=2.5)
         for ax in (left, right):
