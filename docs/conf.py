@@ -1,6 +1,7 @@
 """Settings of the documentation: `sphinx-build -c docs . docs/_build/html`, from the root of the repository."""
 
 import json
+import re
 from pathlib import Path
 
 from fmlib import __version__
@@ -19,10 +20,11 @@ include_patterns = [
     "docs/*.md",
     "docs/_build/api/*.rst",
     "notebooks/*.ipynb",
-    "notebooks/exercises/*.ipynb",
+    "notebooks/exercises/*",
+    "reports/README.md",
     "reports/published/README.md",
 ]
-exclude_patterns = ["docs/README.md", "**/.*"]
+exclude_patterns = ["**/.*"]
 
 html_theme = "furo"
 html_title = project
@@ -44,6 +46,7 @@ CONTENTS = """
 notebooks/*
 docs/course
 docs/instructor
+notebooks/exercises/README
 notebooks/exercises/*
 ```
 
@@ -61,9 +64,11 @@ docs/cluster
 :caption: Look up
 docs/glossary
 docs/numbers
+reports/README
 reports/published/README
 data_manifests/README
 CONTRIBUTING
+docs/README
 docs/_build/api/modules
 ```
 """
@@ -73,12 +78,18 @@ REDIRECT = '<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="refresh" cont
 def read(app, docname: str, source: list[str]) -> None:
     """What Sphinx reads of a file: a notebook as its cells, formulas as pictures, the contents below the README."""
     text = source[0]
-    if docname.startswith("notebooks/"):
+    path = Path(app.env.doc2path(docname))
+    if path.suffix == ".ipynb":
         cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
         text = "\n\n".join(words if kind == "markdown" else f"```python\n{words}\n```" for kind, words in cells)
-    if not docname.startswith("docs/_build"):
-        text = render_math(text)
+    if path.suffix != ".rst":
+        text = re.sub(r"\]\(([^):#]+)\)", lambda link: to_readme(link, path.parent), render_math(text))
     source[0] = text + (CONTENTS if docname == root_doc else "")
+
+
+def to_readme(link: re.Match, folder: Path) -> str:
+    """A link to a folder leads to its README, as on a code host."""
+    return f"]({link[1].rstrip('/')}/README.md)" if (folder / link[1]).is_dir() else link[0]
 
 
 def finish(app, error) -> None:

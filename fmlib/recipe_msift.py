@@ -176,10 +176,22 @@ def read_parts(p: MsiftParams) -> dict[str, Part]:
     parts = {}
     for part, split in (("train", "train"), ("validation", p.validation), ("test", p.test)):
         if split:
-            data = preload(open_dataset(p.data, split, p.data_root, tuple(p.sensors) or None, **options))
+            data = _in_memory(open_dataset(p.data, split, p.data_root, tuple(p.sensors) or None, **options))
             data = data if p.label == "label" else with_labels(data, p.label)
             parts[part] = Part(data, pair_views(data, p.views) if p.views else np.arange(len(data))[:, None])
     return parts
+
+
+def _in_memory(data) -> Preloaded:
+    """A data set held in memory; windows that its reader holds there already are not read one by one."""
+    if not hasattr(data, "windows"):
+        return preload(data)
+    held = Preloaded(data, len(data))
+    held.arrays = data.windows | {"label": data.labels}
+    held.present = {name: np.ones(len(data), bool) for name in held.arrays}
+    extras = (data.read(index).extras for index in range(len(data)))
+    held.extras = [{key: extra[key] for key in ("id", "place")} for extra in extras]
+    return held
 
 
 def seen_parts(p: MsiftParams, parts: dict[str, Part]) -> dict[str, Part]:

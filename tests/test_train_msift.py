@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,17 @@ def test_scores_follow_from_what_was_found_in_each_sample(parts, tmp_path):
     true, answer = matrices.sum((0, 2)) / matrices.sum(), matrices.sum((0, 1)) / matrices.sum()
     chance = float(true @ answer)
     assert scores["test"]["kappa"] == pytest.approx((scores["test"]["accuracy"] - chance) / (1 - chance), abs=1e-6)
+
+
+def test_windows_that_a_reader_holds_are_its_samples(tmp_path, real_data):
+    p = read_params({"data": "houston2013", "data_root": str(real_data), "task": "pixel", "fold": 1, "split_seed": 3})
+    part = open_parts(replace(p, validation=""))["test"]
+    data = open_dataset("houston2013", "test", real_data, fold=1, seed=3)
+    assert len(part.data) == len(data)
+    for index in (0, 700, len(data) - 1):
+        held, read = part.data[index], data[index]
+        assert held.keys() == read.keys()
+        assert all(np.array_equal(held[key], read[key]) for key in read)
 
 
 def test_it_learns_windows_from_both_sources(tmp_path):

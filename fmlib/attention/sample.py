@@ -44,7 +44,7 @@ def watch_sample(
     return shown, {name: mask.mask[0].view(grids[name]) for name, mask in masks.items()}, seen
 
 
-def search_by_content(still: Tensor, moved: Tensor, patch_size: Pair, sharpness: float = 20.0) -> Seen:
+def search_by_content(still: Tensor, moved: Tensor, patch_size: Pair, sharpness: float = 100.0) -> Seen:
     """A head made by hand that looks for what a patch shows, wherever it lies: queries and keys are patches themselves.
 
     It says what the map of a head that follows the content looks like.
