@@ -16,7 +16,18 @@ SMALL = {  # parameters that make a solution run in seconds
     "01b_solutions": {"samples": 6, "max_shift": 7},
     "02_solutions": {"steps": 2, "batch_size": 4, "test_samples": 8},
     "03_solutions": {"steps": 2, "batch_size": 4, "test_samples": 8},
+    "04_solutions": {"steps": 2, "batch_size": 4, "test_samples": 4},
     "05_solutions": {"steps": 2, "batch_size": 4, "seeds": 2, "tune_steps": 1},
+    "06_solutions": {
+        "made_pairs": 5,
+        "test_pairs": 1,
+        "encoder_steps": 2,
+        "encoder_batch_size": 4,
+        "steps": [2, 1, 2],
+        "batch_size": 2,
+    },
+    "07_solutions": {"pixel_steps": 2, "image_steps": 1, "map_steps": 1, "warmup": 1, "batch_size": 4},
+    "08_solutions": {"steps": 1, "twin_steps": 20, "warmup": 1, "batch_size": 4},
 }
 each_solution = pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
 
@@ -97,6 +108,47 @@ def test_ablations_cover_what_was_asked(metrics):
     assert {row["mask_strategy"] for row in found["table"]} == {"independent", "consistent", "disjoint"}
     assert {row["fusion"] for row in found["table"]} == {"xad", "xaed"}
     assert [row["variant"] for row in found["dropout"]] == ["0", "0.2", "0.4"]
+
+
+def test_only_joint_layers_choose_where_to_look(metrics):
+    found = metrics("04_solutions")
+    share = {(row["stage"], row["query"]): row["ratio 0.9"][0] for row in found["share"]}
+    assert {share[stage, sensor] for stage in ("early", "late") for sensor in ("s1", "s2")} == {1}
+    assert all(0 < share[f"blocks.{number}", "s1"] < 1 for number in range(3))
+    assert {row["stage"] for row in found["followed"]} == {
+        "early",
+        "late",
+        *(f"blocks.{number}" for number in range(3)),
+    }
+
+
+def test_every_change_of_the_fusion_is_scored(metrics):
+    rows = metrics("06_solutions")["table"]
+    assert {(row["method"], row["study"]) for row in rows} == {
+        ("CFM + MFM", "as in the lesson"),
+        ("frozen decoder", "as in the lesson"),
+        ("CFM + MFM", "with intensity"),
+        ("CFM + MFM", "patches of 8"),
+    }
+    assert len({row["SD"] for row in rows}) == 4
+
+
+def test_more_weights_more_steps_and_one_sensor_alone(metrics):
+    found = metrics("07_solutions")
+    weights = {row["model"]: row["parameters"] for row in found["table"]}
+    assert weights["S1 alone"] < weights["concatenation"] < weights["MsIFT"]
+    assert {row["task"] for row in found["longer"]} == {"pixel", "image", "segmentation"}
+    assert all({"once", "twice"} <= row.keys() for row in found["longer"])
+    ahead = [row["s1 less s2"] for row in found["recall"]]
+    assert ahead == sorted(ahead, reverse=True)
+
+
+def test_a_sensor_that_stays_loses_nothing(metrics):
+    found = metrics("08_solutions")
+    loss = {(row["model"], row["moved"]): row["loss"] for row in found["table"]}
+    assert loss["S1 alone", "s2"] == loss["S2 alone", "s1"] == 0
+    assert any(loss[model, "s2"] != 0 for model in ("MsIFT", "concatenation", "S2 alone"))
+    assert [row["steps"] for row in found["twins"]] == [2, 2, 20, 20]
 
 
 def test_claims_are_judged_twice_and_targets_compared(metrics):

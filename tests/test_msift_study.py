@@ -59,7 +59,7 @@ def test_runs_of_every_model_seed_and_fold():
     assert [(r["fusion"], r["seed"], r["fold"]) for r in found] == [
         (fusion, seed, fold) for seed in (3, 4) for fusion in ("msift", "single") for fold in (0, 1)
     ]
-    assert all(run["split_seed"] == run["seed"] and run["held_back"] == 0.15 for run in found)
+    assert all(run["split_seed"] == run["seed"] and run["validation"] == "" for run in found)
     assert found[2]["sensors"] == ["hsi"]
     assert len({run["out"] for run in found}) == len(found)
     assert all(read_params(run).steps == 7 for run in found)
