@@ -50,6 +50,12 @@ SCENES = [f"{DATA}/synthetic/scenes.json"] if MADE else []
 NOTEBOOKS = {path: FMLIB / "launch.py" in used_sources(path) for path, _ in RUNS.values()}  # does it start trainings?
 
 
+def needed(run):
+    """What must be there before a run starts: made scenes, and for the figures of a paper all other runs."""
+    collects = run == "10_paper_figures" and not EXPERIMENT
+    return SCENES + [f"{REPORT}/{other}/.done" for other in RUNS if collects and other != run]
+
+
 def names(trains):
     """The runs that start trainings, or the others, as a regular expression."""
     return "|".join(re.escape(name) for name, (path, _) in RUNS.items() if NOTEBOOKS[path] == trains) or "none"
@@ -79,7 +85,7 @@ rule scenes:
 
 rule look:  # runs that read, compute and draw in their own process
     input:
-        SCENES,
+        lambda wildcards: needed(wildcards.run),
     output:
         touch(f"{REPORT}/{{run}}/.done"),
     params:

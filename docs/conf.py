@@ -63,6 +63,7 @@ docs/cluster
 :hidden:
 :caption: Look up
 docs/glossary
+docs/faults
 docs/numbers
 reports/README
 reports/published/README

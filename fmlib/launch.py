@@ -165,7 +165,8 @@ def _start(module: str, batch: list[tuple[dict, Path]], ranks: int) -> subproces
 def _check(process: subprocess.Popen, folder: Path):
     if process.returncode:
         tail = (folder / "printed.txt").read_text().strip().splitlines()[-3:]
-        raise RuntimeError(f"the run in {folder} ended with status {process.returncode}:\n" + "\n".join(tail))
+        why = " (killed; the usual cause is too little memory)" if process.returncode == -9 else ""
+        raise RuntimeError(f"the run in {folder} ended with status {process.returncode}{why}:\n" + "\n".join(tail))
 
 
 def _show(folders: list[Path], total: int, shown: int) -> int:

@@ -115,7 +115,10 @@ def show_new_prose(run: Path, notebook: Path) -> bool:
     executed = run / f"{run.name}.ipynb"
     if not (executed.is_file() and notebook.is_file()):
         return False
-    now, then = (nbformat.read(path, as_version=4) for path in (notebook, executed))
+    try:
+        now, then = (nbformat.read(path, as_version=4) for path in (notebook, executed))
+    except ValueError:  # not JSON: the card says so
+        return False
     given = {"injected-parameters"}
     injected = [cell for cell in then.cells if given & {*cell.metadata.get("tags", [])}]
     ran = [cell for cell in then.cells if cell.cell_type == "code" and cell not in injected]
@@ -152,6 +155,9 @@ def _project(folder: Path) -> str:
 def _card(run: Path) -> str:
     metrics, stamp, failure = (_read(run / f"{name}.json") for name in ("metrics", "stamp", "failure"))
     title, question = _title_and_question(run)
+    damaged = [path.name for path in _files(run) if not _is_json(path)]
+    if damaged and not failure:
+        failure = {"message": f"{', '.join(damaged)} cannot be read; run the notebook again"}
     title = escape(metrics.get("title") or title)
     page = f"{run.name}/{run.name}.html"
     linked = f'<a href="{escape(page)}">{title}</a>' if (run / f"{run.name}.html").is_file() else title
@@ -164,8 +170,22 @@ def _card(run: Path) -> str:
 </article>"""
 
 
+def _files(run: Path) -> list[Path]:
+    """What a card is made of, as far as it is there."""
+    names = ("metrics.json", "stamp.json", "failure.json", f"{run.name}.ipynb")
+    return [path for path in (*(run / name for name in names), *sorted(run.glob("*.failed.ipynb"))) if path.is_file()]
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() and _is_json(path) else {}
 
 
 def _title_and_question(run: Path) -> tuple[str, str]:
@@ -173,7 +193,7 @@ def _title_and_question(run: Path) -> tuple[str, str]:
     from nbconvert.filters import markdown2html
 
     for notebook in [run / f"{run.name}.ipynb", *sorted(run.glob("*.failed.ipynb"))]:
-        if notebook.is_file():
+        if notebook.is_file() and _is_json(notebook):
             cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
             prose = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
             first = next((text for text in prose if text.startswith("#")), "")

@@ -69,10 +69,14 @@ def finished(params) -> bool:
 
 
 def read_log(out: str | Path) -> list[dict]:
-    """The records of a run's `log.jsonl`; a last line torn by a kill is left out."""
-    path = Path(out) / "log.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """The records of a run's `log.jsonl`; a last line torn by a kill or a full disk is left out."""
+    path, records = Path(out) / "log.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
 
 
 def read_validation(out: str | Path) -> list[dict]:

@@ -104,7 +104,10 @@ def _working_folder(out_dir: Path, key: str) -> Path:
     if note.is_file():
         left = json.loads(note.read_text(encoding="utf-8"))
         if left["pid"] != os.getpid() and psutil.pid_exists(left["pid"]):
-            raise RunError(f"{out_dir.name} is being run by process {left['pid']}; wait for it or stop it")
+            raise RunError(
+                f"{out_dir.name} is being run by process {left['pid']}; wait for it or stop it; "
+                f"if that process is no run of this notebook, remove {work}"
+            )
         if left["key"] != key:
             shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
@@ -136,8 +139,12 @@ def _failed(notebook: Path, work: Path, out_dir: Path, problem: str | None) -> R
     message, trace = f"{notebook.name}: {problem}", ""
     if (work / notebook.name).is_file():
         os.replace(work / notebook.name, kept)
-        message, trace = notebook.name + _diagnosis(kept, problem), f"\n  executed notebook with the traceback: {kept}"
-        notebook_page(kept)
+        trace = f"\n  executed notebook with the traceback: {kept}"
+        try:
+            message = notebook.name + _diagnosis(kept, problem)
+            notebook_page(kept)
+        except ValueError:  # papermill writes in place: a kill or a full disk can tear it
+            trace = f"\n  executed notebook, torn: {kept}"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(out_dir / "failure.json", {"notebook": notebook.name, "message": message, "time": now})
     return RunError(message + trace)
