@@ -37,7 +37,7 @@ def _is_ours(error: Exception) -> bool:
     """Errors that explain themselves: bad input, missing files, failed runs."""
     from fmlib.run import RunError
 
-    return isinstance(error, ValueError | OSError | ArithmeticError | ImportError | RunError)
+    return isinstance(error, ValueError | OSError | ArithmeticError | ImportError | MemoryError | RunError)
 
 
 # ---- the commands -----------------------------------------------------------------------------------------------
@@ -102,13 +102,23 @@ def _compare(args: argparse.Namespace) -> None:
 def _bench_train(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from fmlib.bench.train import bench_train
+    from fmlib.bench.train import bench_train, largest_batch, memory_growth
     from fmlib.params import parse_setting
     from fmlib.train import TrainParams, read_params
 
     defaults = asdict(TrainParams())
     given = dict(parse_setting(word.removeprefix("--"), defaults) for word in args.rest)
-    print(json.dumps(bench_train(read_params(given), args.seconds, args.against), indent=2, ensure_ascii=False))
+    params = read_params(given)
+    found = largest_batch(params, args.seconds) if args.batches else bench_train(params, args.seconds, args.against)
+    found |= {"memory_growth_mib": memory_growth(params, args.memory)} if args.memory else {}
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _bench_attention(args: argparse.Namespace) -> None:
+    from fmlib.bench.attention import bench_attention
+
+    found = bench_attention(tuple(args.tokens), args.heads, args.width, args.batch, args.device, args.seconds)
+    print(json.dumps(found, indent=2))
 
 
 def _bench_loader(args: argparse.Namespace) -> None:
@@ -193,6 +203,16 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_bench_train)
     train.add_argument("--against", default="", metavar="plain", help="in turn with a straightforward implementation")
     train.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time of the measurement")
+    train.add_argument("--batches", action="store_true", help="double the batch until memory is full or speed stays")
+    train.add_argument("--memory", type=int, default=0, metavar="N", help="also how memory grows over N steps")
+    attention = bench.add_parser("attention", help="fused against explicit attention, and the memory of its maps")
+    attention.set_defaults(command=_bench_attention)
+    attention.add_argument("--tokens", type=int, nargs="+", default=[128, 256, 512, 1024], metavar="N")
+    attention.add_argument("--heads", type=int, default=12, metavar="N", help="of attention (default: 12)")
+    attention.add_argument("--width", type=int, default=768, metavar="N", help="of tokens (default: 768)")
+    attention.add_argument("--batch", type=int, default=8, metavar="N", help="images at once (default: 8)")
+    attention.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda")
+    attention.add_argument("--seconds", type=float, default=1.0, metavar="S", help="time of each measurement")
     loader = bench.add_parser("loader", help="reading patches as GeoTIFFs, as LMDB and as records")
     loader.set_defaults(command=_bench_loader)
     epoch = bench.add_parser("epoch", help="one shuffled epoch of packed records, and the memory it takes")

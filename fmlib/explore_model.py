@@ -126,7 +126,7 @@ def explore_masks(model: FusMAE, images: Images, seed: int = 0) -> widgets.Widge
     show()
     picture = live(lambda step: draw_reconstruction(model, images, masks), {"step": step})
     titled = [widgets.VBox([widgets.Label(model.modalities[n].title), box]) for n, (box, _) in boxes.items()]
-    return widgets.VBox([widgets.HBox(titled), picture])
+    return widgets.VBox([widgets.HBox(titled, layout={"grid_gap": "24px"}), picture])
 
 
 def draw_reconstruction(model: FusMAE, images: Images, masks: Mapping[str, np.ndarray]) -> Figure:
@@ -171,7 +171,7 @@ def follow_mark(buttons: widgets.GridBox, slider: widgets.IntSlider) -> None:
     """Keep a mark on the button whose number a slider shows."""
 
     def mark(change) -> None:
-        for patch, text in ((change["old"], ""), (change["new"], "●")):
+        for patch, text in ((change["old"], " "), (change["new"], "●")):  # given "", a button keeps its text
             if patch < len(buttons.children):
                 buttons.children[patch].description = text
 

@@ -99,7 +99,8 @@ def attention(
         return attn @ v, attn
     allowed, alone = _allowed(pad)
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-    return x if alone is None else x * alone, LazyMap(q, k, pad) if return_attention else None
+    kept = LazyMap(q, k.contiguous(), pad) if return_attention else None  # contiguous: else it holds on to v, too
+    return x if alone is None else x * alone, kept
 
 
 def attention_map(q: Tensor, k: Tensor, pad: Tensor | None = None) -> Tensor:

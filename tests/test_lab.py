@@ -1,4 +1,4 @@
-"""Notebook 04 in JupyterLab, in a real browser: every cell runs, a click and a slider change the picture.
+"""Notebooks in JupyterLab, in a real browser: every cell runs; in 04 a click and a slider change the picture.
 
 Needs `pip install playwright` (no browser of its own) and Chromium; without them it is skipped. Screenshots are kept
 in the folder FMLIB_SCREENSHOTS, else in pytest's.
@@ -24,7 +24,7 @@ from fmlib.models.fusmae import fusmae
 from fmlib.scenes import generate
 
 REPO = Path(__file__).resolve().parent.parent
-NOTEBOOK = REPO / "notebooks" / "04_attention_maps.ipynb"
+NOTEBOOKS = ("01_explore_data", "02_pretrain_fusmae", "04_attention_maps")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN, SLOW = "fmlib", 300_000  # milliseconds until a busy machine has done something
 
@@ -34,18 +34,18 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with the notebook, its parameters set to few made scenes and to a model that needs no training."""
+    """A folder with the notebooks, set to few made scenes, few steps, and for 04 a model that needs no training."""
     root = tmp_path_factory.mktemp("lab")
     generate(root / "data" / "synthetic", 32, 0, jobs=1)
     torch.manual_seed(0)
     sensors = [m.replace(patch_size=(8, 8)) for m in load_manifest("synthetic").sensors.values()]
     model = fusmae("nano", sensors, img_size=64, decoder_queries="grid")
-    smoke = tomllib.loads((NOTEBOOK.parent / "profiles" / "smoke.toml").read_text())[NOTEBOOK.stem]
-    values = smoke | {"checkpoint": str(weights.save(model, root / "model")), "data_root": str(root / "data")}
-    values |= {"out": str(root / "run")}
-    papermill.execute_notebook(
-        NOTEBOOK, root / NOTEBOOK.name, values, prepare_only=True, progress_bar=False, language="python"
-    )
+    smoke = tomllib.loads((REPO / "notebooks" / "profiles" / "smoke.toml").read_text())
+    smoke["04_attention_maps"]["checkpoint"] = str(weights.save(model, root / "model"))
+    for name in NOTEBOOKS:
+        values = smoke[name] | {"data_root": str(root / "data"), "out": str(root / "run" / name)}
+        source, copy = REPO / "notebooks" / f"{name}.ipynb", root / f"{name}.ipynb"
+        papermill.execute_notebook(source, copy, values, prepare_only=True, progress_bar=False, language="python")
     return root
 
 
@@ -68,7 +68,7 @@ def address(folder):
     try:
         wait_for(lambda: answers(port) or server.poll() is not None, 180)
         assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
-        yield f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK.name}?token={TOKEN}&reset"
+        yield f"http://127.0.0.1:{port}/lab/tree/{{}}.ipynb?token={TOKEN}&reset"
     finally:
         server.terminate()
         server.wait(30)
@@ -100,14 +100,14 @@ def page(address):
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1100})
         page.set_default_timeout(SLOW)
-        page.goto(address)
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
         yield page
         browser.close()
 
 
-def run_all(page, results: Path, screenshot: Path) -> None:
-    """Run every cell by the menu, until the last one wrote its results or one failed."""
+def run_all(page, address: str, results: Path, screenshot: Path) -> None:
+    """Open a notebook and run every cell by the menu, until the last one wrote its results or one failed."""
+    page.goto(address)
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.wait_for_selector("text=/ipykernel.* [|] Idle/")  # before, the menu would run nothing
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
@@ -136,14 +136,23 @@ def changes(page, action) -> None:
     wait_for(lambda: picture(page) != before, SLOW / 1000)
 
 
-def test_notebook_04_by_hand(page, folder, screenshots):
-    run_all(page, folder / "run" / "metrics.json", screenshots / "04_top.png")
+@pytest.mark.parametrize("name", NOTEBOOKS[:2])
+def test_every_cell_runs(page, address, folder, screenshots, name):
+    run_all(page, address.format(name), folder / "run" / name / "metrics.json", screenshots / f"{name[:2]}.png")
+    assert not errors(page, folder / f"{name}.ipynb")
+
+
+def test_notebook_04_by_hand(page, address, folder, screenshots):
+    name = NOTEBOOKS[2]
+    run_all(page, address.format(name), folder / "run" / name / "metrics.json", screenshots / "04_top.png")
     widget = page.locator("img.widget-image:visible").first
     widget.scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "04_first.png")
 
     changes(page, page.locator("button[title='row 1, column 6']:visible").first.click)
-    assert page.locator("button:text-is('●'):visible").get_attribute("title") == "row 1, column 6"
+    mark = page.locator("button:text-is('●'):visible")
+    wait_for(lambda: mark.count() == 1, 30)  # the old one goes by a message of its own
+    assert mark.get_attribute("title") == "row 1, column 6"
     page.screenshot(path=screenshots / "04_clicked.png")
 
     slider = page.locator(".widget-hslider", has_text="mask ratio").locator(".noUi-handle:visible")
@@ -157,14 +166,28 @@ def test_notebook_04_by_hand(page, folder, screenshots):
     widget.scroll_into_view_if_needed()
     page.screenshot(path=screenshots / "04_painted.png")
 
-    assert not errors(page, folder)
+    assert not errors(page, folder / f"{name}.ipynb")
+
+    darken(page, folder)
+    page.locator("img:visible").last.scroll_into_view_if_needed()
+    page.screenshot(path=screenshots / "04_dark.png")
 
 
-def errors(page, folder: Path) -> list:
-    """Error outputs of the notebook, as JupyterLab saves it."""
-    before = (folder / NOTEBOOK.name).stat().st_mtime_ns
+def darken(page, folder: Path) -> None:
+    """Open the notebook again, with its outputs, in JupyterLab's dark theme."""
+    themes = folder / "settings" / "@jupyterlab" / "apputils-extension" / "themes.jupyterlab-settings"
+    themes.parent.mkdir(parents=True)
+    themes.write_text('{"theme": "JupyterLab Dark"}')
+    page.reload()
+    page.wait_for_selector("body[data-jp-theme-light='false']")
+    page.wait_for_selector(".jp-Notebook .jp-RenderedSVG img, .jp-Notebook .jp-RenderedImage img")
+
+
+def errors(page, notebook: Path) -> list:
+    """Error outputs of the notebook that is open, as JupyterLab saves it."""
+    before = notebook.stat().st_mtime_ns
     page.keyboard.press("Control+s")
-    wait_for(lambda: (folder / NOTEBOOK.name).stat().st_mtime_ns != before, SLOW / 1000)
-    cells = [cell for cell in nbformat.read(folder / NOTEBOOK.name, 4).cells if cell.cell_type == "code"]
+    wait_for(lambda: notebook.stat().st_mtime_ns != before, SLOW / 1000)
+    cells = [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells), "not every cell ran"
     return [output for cell in cells for output in cell.outputs if output.output_type == "error"]

@@ -1,1 +1,1 @@
-"""How fast things are here, measured and printed as JSON: `fmlib bench train`, `loader`, `epoch`, `fuse`."""
+"""How fast things are here, measured: `fmlib bench train`, `attention`, `loader`, `epoch`, `fuse`; and notebook 09."""

@@ -3,8 +3,10 @@
 The mathematics are those of `FusMAE.forward`, with its very weights, done the way MAE and MultiMAE are usually written:
 every patch is projected and then most are thrown away, attention is a product, a softmax and a product, tokens are put
 back into image order, and the decoder works on all of them to its last layer before the visible ones are left out of
-the loss.
+the loss. Each of these can be done the fast way alone (`FAST`), which says what it gives.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +16,16 @@ from fmlib.masking import Masks
 from fmlib.models.fusmae import FusMAE
 from fmlib.models.mae import Output
 
+GATHER_FIRST, MASKED_ONLY, FUSED = FAST = ("gathered before projection", "only removed predicted", "fused attention")
 
-def plain_loss(model: FusMAE, images: dict[str, Tensor], masks: Masks) -> Tensor:
+
+def plain_loss(model: FusMAE, images: dict[str, Tensor], masks: Masks, fast: Sequence[str] = ()) -> Tensor:
     """The loss that ``model(images, masks)`` gives, up to rounding.
 
     Args:
         images: {sensor: (B, C, H, W)} in physical units, none missing.
         masks: of all sensors, each sample with as many visible patches as the others.
+        fast: those of `FAST` that are done the fast way all the same.
 
     Raises:
         ValueError: channel stacking, or masks with padding.
@@ -28,33 +33,40 @@ def plain_loss(model: FusMAE, images: dict[str, Tensor], masks: Masks) -> Tensor
     if model.fusion == "stack" or any(m.pad_keep is not None or m.pad_remove is not None for m in masks.values()):
         raise ValueError("the plain way knows no channel stacking and no padded masks; set sensor_drop=0")
     patches, grids = model.patches(images)
-    tokens = {}
+    explicit, tokens = FUSED not in fast, {}
     for name, embed in model.embed.items():
-        every = embed.proj(patches[name]) + embed.pos(_all_ids(masks[name]), grids[name]) + embed.sensor
-        tokens[name] = gather_tokens(every, masks[name].ids_keep)
+        if GATHER_FIRST in fast:
+            tokens[name] = embed(patches[name], masks[name].ids_keep, grids[name])
+        else:
+            every = embed.proj(patches[name]) + embed.pos(_all_ids(masks[name]), grids[name]) + embed.sensor
+            tokens[name] = gather_tokens(every, masks[name].ids_keep)
     if model.early_fusion is not None:
-        tokens, _ = model.early_fusion(tokens, {}, return_attention=True)
+        tokens, _ = model.early_fusion(tokens, {}, return_attention=explicit)
     for names in model._attending_together(tokens):
-        tokens |= model._shared_blocks({name: tokens[name] for name in names}, {}, return_attention=True)[0]
-    pred = _decode(model, tokens, masks, grids)
+        tokens |= model._shared_blocks({name: tokens[name] for name in names}, {}, return_attention=explicit)[0]
+    if MASKED_ONLY in fast:
+        pred, _ = model.forward_decoder(tokens, masks, grids, return_attention=explicit)
+        return sum(model.forward_loss(patches, pred, masks).values())
+    pred = _decode(model, tokens, masks, grids, explicit)
     return sum(_masked_mse(model, name, patches[name], pred[name], masks[name].mask) for name in patches)
 
 
 class Plain(nn.Module):
     """A model whose loss is computed by `plain_loss`; stands where the model stands in a training step."""
 
-    def __init__(self, model: FusMAE):
+    def __init__(self, model: FusMAE, fast: Sequence[str] = ()):
         super().__init__()
-        self.model = model
+        self.model, self.fast = model, fast
 
     def forward(self, images: dict[str, Tensor], masks: Masks) -> Output:
-        return Output(plain_loss(self.model, images, masks), {}, {name: mask.mask for name, mask in masks.items()})
+        loss = plain_loss(self.model, images, masks, self.fast)
+        return Output(loss, {}, {name: mask.mask for name, mask in masks.items()})
 
 
-def _decode(model: FusMAE, tokens: dict[str, Tensor], masks: Masks, grids) -> dict[str, Tensor]:
+def _decode(model: FusMAE, tokens: dict[str, Tensor], masks: Masks, grids, explicit: bool) -> dict[str, Tensor]:
     """Predictions (B, L, C·p·q) of all patches in image order."""
     if model.late_fusion is not None and model.decoder_queries == "latent":
-        tokens, _ = model.late_fusion(tokens, {}, return_attention=True)
+        tokens, _ = model.late_fusion(tokens, {}, return_attention=explicit)
     x = {}
     for name, latent in tokens.items():
         decoder, mask = model.decoders[name], masks[name]
@@ -63,11 +75,11 @@ def _decode(model: FusMAE, tokens: dict[str, Tensor], masks: Masks, grids) -> di
         x[name] = x[name] + decoder.pos(_all_ids(mask), grids[name])
     if model.late_fusion is not None and model.decoder_queries == "grid":
         visible = {name: gather_tokens(x[name], masks[name].ids_keep) for name in x}
-        x, _ = model.late_fusion(x, {}, visible, return_attention=True)
+        x, _ = model.late_fusion(x, {}, visible, return_attention=explicit)
     pred = {}
     for name, decoder in model.decoders.items():
         for block in decoder.blocks:
-            x[name], _ = block(x[name], return_attention=True)
+            x[name], _ = block(x[name], return_attention=explicit)
         pred[name] = decoder.heads[name](decoder.norm(x[name]))
     return pred
 

@@ -5,17 +5,16 @@ device, so that it measures the model and not the disk. Its work is counted by t
 is that of one large matrix product in the same precision, measured in the same run.
 """
 
-import statistics
-import time
-from collections.abc import Callable
+from dataclasses import replace
 
+import psutil
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from fmlib.bench.plain import Plain
-from fmlib.data import sensors_of
+from fmlib.bench.step import Step, device_name, in_turn, large_product, now, working_type
 from fmlib.models.mae import check_choices
-from fmlib.train import TrainParams, autocast, build, hide, make_optimizer, pick_device, train_step
+from fmlib.train import TrainParams, pick_device
+
+GIB = 2**30
 
 
 def bench_train(params: TrainParams, seconds: float = 10.0, against: str = "") -> dict:
@@ -37,24 +36,18 @@ def bench_train(params: TrainParams, seconds: float = 10.0, against: str = "") -
     check_choices(against=(against, ("", "plain")))
     if against and params.method != "mae":
         raise ValueError(f"the plain way is that of method 'mae', not {params.method!r}")
-    device = pick_device(params.device)
-    if params.num_threads:
-        torch.set_num_threads(params.num_threads)
-    ways = [_step(params, device)]
+    device = _prepared(params)
+    step = Step(params, device)
     for _ in range(3):
-        ways[0]()
-    memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-    with FlopCounterMode(display=False) as counter:
-        ways[0]()
-    if against:
-        ways.append(_step(params, device, plain=True))
-        ways[1]()
-    median, *plain = map(statistics.median, _in_turn(ways, device, seconds * len(ways)))
-    achieved, matrix = counter.get_total_flops() / median / 1e12, matrix_rate(params, device)
+        step()
+    memory = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+    work = step.flop()
+    ways = [step, Step(params, device, fast=())] if against else [step]
+    median, *plain = in_turn(ways, device, seconds * len(ways))
+    product, its_work = large_product(device, working_type(params, device))
+    achieved, matrix = work / median / 1e12, its_work / in_turn([product], device, 1.0)[0] / 1e12
     return {
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
+        "device": device_name(device),
         "pairs_per_s": params.batch_size / median,
         "ms_per_step": 1e3 * median,
         "tflop_per_s": achieved,
@@ -64,50 +57,94 @@ def bench_train(params: TrainParams, seconds: float = 10.0, against: str = "") -
     } | ({"plain_ms_per_step": 1e3 * plain[0], "times_plain": plain[0] / median} if against else {})
 
 
-def matrix_rate(params: TrainParams, device: torch.device) -> float:
-    """TFLOP/s of a large product of random matrices in the precision of training."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = torch.randn(2, size, size, device=device).unbind(0)
+def largest_batch(params: TrainParams, seconds: float = 2.0, least_gain: float = 0.03, most: int = 4096) -> dict:
+    """Double the batch until memory is exhausted or pairs a second grow no more.
 
-    def product():
-        with autocast(params, device):
-            a @ b
+    Args:
+        params: as for training; `batch_size` is the first one, `accumulate` must divide it.
+        seconds: time for each batch size.
+        least_gain: growth of pairs a second that is worth doubling for.
+        most: where to stop at the latest.
 
-    for _ in range(3):
-        product()
-    return 2 * size**3 / statistics.median(_in_turn([product], device, 1.0)[0]) / 1e12
+    Returns:
+        {"batch_size" with the most pairs a second, "stopped": why, "rows": [{"batch_size", "pairs_per_s",
+        "ms_per_step", "memory_gib"}]}. Memory is the allocator's peak on CUDA; on a CPU, weights with gradients and
+        optimiser, and what is kept for the backward pass.
+
+    Raises:
+        MemoryError: not even the first batch fits.
+    """
+    device, rows, size, stopped = _prepared(params), [], params.batch_size, f"at the limit of {most}"
+    while size <= most:
+        try:
+            rows.append(_at_size(replace(params, batch_size=size), device, seconds))
+        except torch.OutOfMemoryError:
+            stopped = f"{size} samples do not fit into memory"
+            break
+        if len(rows) > 1 and rows[-1]["pairs_per_s"] < (1 + least_gain) * rows[-2]["pairs_per_s"]:
+            stopped = f"{size} samples are less than {least_gain:.0%} faster than {size // 2}"
+            break
+        size *= 2
+    torch.cuda.empty_cache()
+    if not rows:
+        raise MemoryError(f"{stopped} on {device_name(device)}; start with a smaller batch_size")
+    best = max(rows, key=lambda row: row["pairs_per_s"])
+    return {"batch_size": best["batch_size"], "stopped": stopped, "rows": rows}
 
 
-def _step(params: TrainParams, device: torch.device, plain: bool = False) -> Callable:
-    """One training step as a function without arguments; the plain way, with an optimiser that is not fused."""
-    modalities = sensors_of(params.data)
-    model = build(params, modalities).to(device)
-    optimizer, _ = make_optimizer(model, params)
-    generator = torch.Generator().manual_seed(params.seed)
-    size = (params.img_size, params.img_size)
-    count = params.batch_size
-    images = {m.name: torch.randn(count, m.in_chans, *size, device=device) for m in model.modalities.values()}
-    present = dict.fromkeys(images, torch.ones(count, dtype=torch.bool))
-    forward = torch.compile(model) if params.compile else model
-    if plain:
-        groups = [{key: group[key] for key in ("params", "lr", "weight_decay")} for group in optimizer.param_groups]
-        forward, optimizer = Plain(model), torch.optim.AdamW(groups, foreach=False)
-
-    def step():
-        seen, masks = hide(params, model, images, present, generator, params.sensor_drop)
-        train_step(params, forward, optimizer, seen, masks)
-
-    return step
+def _at_size(params: TrainParams, device: torch.device, seconds: float) -> dict:
+    """One row of `largest_batch`."""
+    step = Step(params, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    (median,) = in_turn([step], device, seconds)
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _kept(step)
+    speed = {"pairs_per_s": params.batch_size / median, "ms_per_step": 1e3 * median}
+    return {"batch_size": params.batch_size} | speed | {"memory_gib": memory / GIB}
 
 
-def _in_turn(functions: list[Callable], device: torch.device, seconds: float) -> list[list[float]]:
-    """Seconds of each call of each function, called in turn for about so long; at least five times each."""
-    times, start = [[] for _ in functions], time.perf_counter()
-    while len(times[0]) < 5 or time.perf_counter() - start < seconds:
-        for function, its_times in zip(functions, times, strict=True):
-            before = time.perf_counter()
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            its_times.append(time.perf_counter() - before)
-    return times
+def _kept(step: Step) -> int:
+    """Bytes of weights, gradients, two moments, and all that a forward pass keeps for the backward pass."""
+    weights = {p.untyped_storage().data_ptr(): p.nbytes for p in step.model.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        step(step.eager)
+    return 4 * sum(weights.values()) + sum(size for place, size in saved.items() if place not in weights)
+
+
+def memory_growth(params: TrainParams, steps: int = 60) -> float:
+    """By how many MiB the memory grows between the first third of some steps and their end: 0 where nothing leaks.
+
+    Args:
+        params: as for `bench_train`.
+        steps: three or more; a leak shows the clearer the more there are.
+
+    Returns:
+        MiB of resident memory on a CPU, of allocated memory on CUDA.
+    """
+    if steps < 3:
+        raise ValueError(f"steps is {steps}; memory is compared after a third of them, so give 3 or more")
+    device = _prepared(params)
+    step, before = Step(params, device), 0
+    for number in range(steps):
+        step()
+        if number + 1 == steps // 3:
+            before = _memory(device)
+    return (_memory(device) - before) / 2**20
+
+
+def _memory(device: torch.device) -> int:
+    now(device)
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+
+
+def _prepared(params: TrainParams) -> torch.device:
+    """The device; as a side effect the number of threads is set."""
+    if params.num_threads:
+        torch.set_num_threads(params.num_threads)
+    return pick_device(params.device)

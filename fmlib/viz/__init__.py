@@ -14,6 +14,7 @@ from .misalignment import displacement_curves, followed_query
 from .places import places
 from .reconstruction import partner_gallery, reconstruction_gallery, squared_error
 from .style import OKABE_ITO, ONE_COLUMN, TWO_COLUMNS, save_figure, use_style
+from .throughput import batch_curve, cost_curves, gain_bars, roofline_chart, time_shares
 from .training import loss_curves, partner_errors
 
 __all__ = [
@@ -28,13 +29,16 @@ __all__ = [
     "attention_pairs",
     "attention_sources",
     "band_histograms",
+    "batch_curve",
     "block_spectra",
+    "cost_curves",
     "displacement_curves",
     "draw_image",
     "embedding_map",
     "followed_query",
     "fusion_gallery",
     "fusion_scores",
+    "gain_bars",
     "hide",
     "information_maps",
     "label_counts",
@@ -53,6 +57,7 @@ __all__ = [
     "places",
     "polarisations",
     "reconstruction_gallery",
+    "roofline_chart",
     "save_figure",
     "segmentation_gallery",
     "sensor_gain",
@@ -61,6 +66,7 @@ __all__ = [
     "squared_error",
     "statistics_beside_manifest",
     "stretch",
+    "time_shares",
     "token_maps",
     "use_style",
     "wipe",
