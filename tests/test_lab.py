@@ -168,20 +168,6 @@ def test_notebook_04_by_hand(page, address, folder, screenshots):
 
     assert not errors(page, folder / f"{name}.ipynb")
 
-    darken(page, folder)
-    page.locator("img:visible").last.scroll_into_view_if_needed()
-    page.screenshot(path=screenshots / "04_dark.png")
-
-
-def darken(page, folder: Path) -> None:
-    """Open the notebook again, with its outputs, in JupyterLab's dark theme."""
-    themes = folder / "settings" / "@jupyterlab" / "apputils-extension" / "themes.jupyterlab-settings"
-    themes.parent.mkdir(parents=True)
-    themes.write_text('{"theme": "JupyterLab Dark"}')
-    page.reload()
-    page.wait_for_selector("body[data-jp-theme-light='false']")
-    page.wait_for_selector(".jp-Notebook .jp-RenderedSVG img, .jp-Notebook .jp-RenderedImage img")
-
 
 def errors(page, notebook: Path) -> list:
     """Error outputs of the notebook that is open, as JupyterLab saves it."""
