@@ -390,6 +390,22 @@ def test_loss_curves():
 
 
 @pytest.mark.parametrize("sensors", SENSORS, ids=["1+3 bands", "2+12 bands"])
+def test_error_maps_show_removed_patches_of_every_band_on_one_scale(sensors):
+    named = {m.name: m for m in sensors}
+    original = {m.name: images(m, 1)[0] for m in sensors}
+    off = {name: x + 1.5 * np.array(named[name].std)[:, None, None] for name, x in original.items()}
+    mask = {name: np.eye(6, dtype=int) for name in named}  # 1: removed
+    fig = viz.error_maps(original, off, mask, named)
+    panels = [ax for ax in fig.axes if ax.images]
+    assert len(panels) == sum(m.in_chans for m in sensors)
+    for ax in panels:
+        shown = ax.images[0].get_array()
+        assert np.ma.count(shown) == 6 * 8 * 8
+        np.testing.assert_allclose(shown.compressed(), 1.5, rtol=1e-4)
+        assert ax.images[0].get_clim() == (0, 2)
+
+
+@pytest.mark.parametrize("sensors", SENSORS, ids=["1+3 bands", "2+12 bands"])
 def test_reconstruction_gallery(sensors):
     named = {m.name: m for m in sensors}
     original = {n: images(m) for n, m in named.items()}

@@ -12,7 +12,7 @@ from .maps import segmentation_gallery
 from .masks import hide, mask_gallery, mask_pixels
 from .misalignment import displacement_curves, followed_query
 from .places import places
-from .reconstruction import partner_gallery, reconstruction_gallery, squared_error
+from .reconstruction import error_maps, partner_gallery, reconstruction_gallery, squared_error
 from .style import OKABE_ITO, ONE_COLUMN, TWO_COLUMNS, save_figure, use_style
 from .throughput import batch_curve, cost_curves, gain_bars, roofline_chart, time_shares
 from .training import loss_curves, partner_errors
@@ -35,6 +35,7 @@ __all__ = [
     "displacement_curves",
     "draw_image",
     "embedding_map",
+    "error_maps",
     "followed_query",
     "fusion_gallery",
     "fusion_scores",

@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 from ..modality import Modality
 from .images import draw_image, limits_text, stretch
 from .masks import hide, mask_pixels
-from .style import SMALL, image_panels, to_numpy, wrap
+from .style import REMOVED, SMALL, image_panels, to_numpy, wrap
 
 PANELS = ("original", "input", "prediction", "pasted")
+ERRORS = "cividis"
 
 
 def reconstruction_gallery(
@@ -56,6 +57,46 @@ def reconstruction_gallery(
             if i == 0:
                 _head(panels, PANELS, f"{modality.title} ({modality.unit})")
         _name(row[0], ids, i)
+    return fig
+
+
+def error_maps(
+    original: Mapping[str, np.ndarray],
+    prediction: Mapping[str, np.ndarray],
+    mask: Mapping[str, np.ndarray],
+    modalities: Mapping[str, Modality],
+    worst: float = 2.0,
+    columns: int = 7,
+) -> Figure:
+    """Draw, for one example, where each band's prediction errs, and by how much.
+
+    Args:
+        original, prediction: (C, H, W) of each sensor, in its unit.
+        mask: (rows, cols), 0 keep, 1 remove; kept patches were not predicted and are grey.
+        modalities: the sensors; errors are in units of each band's standard deviation in the data set.
+        worst: end of the colour scale, in those units.
+        columns: panels a row.
+
+    Returns:
+        The figure: the absolute error of every band of every sensor, all on one scale.
+    """
+    found = []
+    for name, modality in modalities.items():
+        errors = np.abs(to_numpy(prediction[name]) - to_numpy(original[name])) / np.array(modality.std)[:, None, None]
+        titles = [f"{modality.title}, {modality.bands[0]}", *modality.bands[1:]]
+        found += [(title, error, mask[name]) for title, error in zip(titles, errors, strict=True)]
+    columns = min(columns, len(found))
+    rows, aspect = -(-len(found) // columns), found[0][1].shape[0] / found[0][1].shape[1]
+    fig, axes = image_panels(rows, columns, aspect, top=0.25, bottom=0.55, row_gap=0.25)
+    for ax, (title, error, hidden) in zip(axes.flat, found, strict=False):
+        seen = np.ma.masked_where(mask_pixels(hidden, error.shape) == 0, error)
+        ax.set_facecolor(str(REMOVED))
+        picture = ax.imshow(seen, cmap=ERRORS, vmin=0, vmax=worst, aspect="auto", interpolation="nearest")
+        ax.set_title(title, fontsize=SMALL, loc="left", pad=3)
+    for ax in axes.flat[len(found) :]:
+        ax.remove()
+    bar = fig.add_axes((0.3, 0.36 / fig.get_figheight(), 0.4, 0.08 / fig.get_figheight()))
+    fig.colorbar(picture, cax=bar, orientation="horizontal", extend="max", label="absolute error (std of the band)")
     return fig
 
 
