@@ -15,9 +15,9 @@ SMALL = {  # parameters that make a solution run in seconds
     "01_solutions": {"samples": 6},
     "01b_solutions": {"samples": 6, "max_shift": 7},
     "02_solutions": {"steps": 2, "batch_size": 4, "test_samples": 8},
-    "03_solutions": {"steps": 2, "batch_size": 4, "test_samples": 8, "train_crop": 16},
+    "03_solutions": {"steps": 2, "batch_size": 4, "test_samples": 8},
     "04_solutions": {"steps": 2, "batch_size": 4, "test_samples": 4},
-    "05_solutions": {"steps": 2, "batch_size": 4, "seeds": 2, "tune_steps": 1, "train_crop": 16},
+    "05_solutions": {"steps": 2, "batch_size": 4, "seeds": 2, "tune_steps": 1},
     "06_solutions": {
         "made_pairs": 5,
         "test_pairs": 1,
