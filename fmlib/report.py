@@ -153,9 +153,10 @@ def _project(folder: Path) -> str:
 
 
 def _card(run: Path) -> str:
-    metrics, stamp, failure = (_read(run / f"{name}.json") for name in ("metrics", "stamp", "failure"))
-    title, question = _title_and_question(run)
-    damaged = [path.name for path in _files(run) if not _is_json(path)]
+    found = {path.name: _read(path) for path in _files(run)}
+    metrics, stamp, failure = (found.get(f"{name}.json") or {} for name in ("metrics", "stamp", "failure"))
+    title, question = _title_and_question(run.name, [book for name, book in found.items() if name.endswith(".ipynb")])
+    damaged = [name for name, content in found.items() if content is None]
     if damaged and not failure:
         failure = {"message": f"{', '.join(damaged)} cannot be read; run the notebook again"}
     title = escape(metrics.get("title") or title)
@@ -176,30 +177,25 @@ def _files(run: Path) -> list[Path]:
     return [path for path in (*(run / name for name in names), *sorted(run.glob("*.failed.ipynb"))) if path.is_file()]
 
 
-def _is_json(path: Path) -> bool:
+def _read(path: Path) -> dict[str, Any] | None:
+    """A file's content; None: it is not JSON."""
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        return False
-    return True
+        return None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() and _is_json(path) else {}
-
-
-def _title_and_question(run: Path) -> tuple[str, str]:
-    """Heading (text) and the line after it (HTML) of the notebook's first cell."""
+def _title_and_question(name: str, notebooks: list[dict | None]) -> tuple[str, str]:
+    """Heading (text) and the line after it (HTML) in the first readable notebook; without one, the run's name."""
     from nbconvert.filters import markdown2html
 
-    for notebook in [run / f"{run.name}.ipynb", *sorted(run.glob("*.failed.ipynb"))]:
-        if notebook.is_file() and _is_json(notebook):
-            cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-            prose = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-            first = next((text for text in prose if text.startswith("#")), "")
-            lines = [line.strip() for line in first.splitlines() if line.strip()] + ["", ""]
-            return lines[0].lstrip("# "), markdown2html(render_math(lines[1]))
-    return run.name, ""
+    book = next(filter(None, notebooks), None)
+    if book is None:
+        return name, ""
+    prose = ("".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "markdown")
+    first = next((text for text in prose if text.startswith("#")), "")
+    lines = [line.strip() for line in first.splitlines() if line.strip()] + ["", ""]
+    return lines[0].lstrip("# "), markdown2html(render_math(lines[1]))
 
 
 def _failure(run: Path, failure: dict, has_results: bool) -> str:
