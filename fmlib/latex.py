@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
 
-from fmlib.tables import html_value
+from fmlib.tables import columns, html_value
 from fmlib.weights import write_beside
 
 SPREAD = " ± is one standard deviation over seeds."
@@ -161,8 +161,3 @@ def latex_text(text: str) -> str:
     """Text with LaTeX's own characters escaped and signs as its fonts have them."""
     escaped = "".join(LATEX.get(letter, letter) for letter in text)
     return re.sub(r"10\\textasciicircum\{\}(\$-\$)?(\d+)", lambda m: f"$10^{{{'-' if m[1] else ''}{m[2]}}}$", escaped)
-
-
-def columns(rows: list[dict]) -> list[str]:
-    """All columns of a table, in the order of their appearance."""
-    return list(dict.fromkeys(name for row in rows for name in row))

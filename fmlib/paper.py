@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmlib.fusion_metrics import METRICS
-from fmlib.latex import columns
+from fmlib.tables import columns
 
 NOTEBOOKS = {  # notebook → tables and columns that its results alone have: folders may have any name
     "02_pretrain_fusmae": {"errors", "gain"},

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.figure import Figure
 
-from fmlib.latex import columns
 from fmlib.modality import Modality
 from fmlib.paper import HIGHER, Run, all_sensors, label_cells, most_labels, strategies
 from fmlib.score_fusion import BASELINES
+from fmlib.tables import columns
 from fmlib.viz.style import note
 
 
@@ -37,10 +37,14 @@ def each_seed(row: dict, key: str, value: list | float | None, seeds: int) -> li
     """As many rows as seeds, with a cell's mean and standard deviation: figures ask for rows, and draw these two."""
     if value is None:
         return []
-    mean, std = value if isinstance(value, list) else (value, 0.0)
+    mean, std = _mean_and_std(value)
     steps = np.arange(max(seeds, 2) if isinstance(value, list) else 1, dtype=float)
     scale = std / steps.std(ddof=1) if len(steps) > 1 else 0.0
     return [row | {"seed": i, key: mean + scale * step} for i, step in enumerate(steps - steps.mean())]
+
+
+def _mean_and_std(value: list[float] | float) -> tuple[float, float]:
+    return tuple(value) if isinstance(value, list) else (value, 0.0)
 
 
 def partners(run: Run) -> dict:
@@ -48,8 +52,7 @@ def partners(run: Run) -> dict:
     rows = []
     for row in run.rows():
         for partner in ("true", "wrong", "no"):
-            value = row[f"{partner} partner"]
-            mean, std = value if isinstance(value, list) else (value, 0.0)
+            mean, std = _mean_and_std(row[f"{partner} partner"])
             named = {"fusion": row["fusion"], "sensor": row["sensor"], "partner": partner.replace("no", "none")}
             rows.append(named | {"error": mean, "low": mean - std, "high": mean + std})
     sensors = dict.fromkeys(row["sensor"] for row in rows)  # of which a figure of errors needs the titles alone

@@ -2,8 +2,9 @@
 
 import re
 
-from fmlib.latex import PaperTable, columns
+from fmlib.latex import PaperTable
 from fmlib.paper import HIGHER, Run, all_sensors, label_cells, most_labels, strategies
+from fmlib.tables import columns
 
 NOT_COMPARED = {  # columns that say what a row is, and an error that nobody wants low
     *("task", "model", "method", "fusion", "sensor", "question", "variant", "mask_strategy", "mask_ratio"),

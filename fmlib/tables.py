@@ -39,8 +39,8 @@ def pivot(rows: Sequence[dict], index: Sequence[str], column: Callable[[dict], s
     for row in rows:
         key = tuple(row[name] for name in index)
         table.setdefault(key, {}).setdefault(column(row), []).append(row[value])
-    columns = dict.fromkeys(column(row) for row in rows)
-    spread = {key: {name: _mean_and_spread(found.get(name)) for name in columns} for key, found in table.items()}
+    kinds = dict.fromkeys(column(row) for row in rows)
+    spread = {key: {name: _mean_and_spread(found.get(name)) for name in kinds} for key, found in table.items()}
     return [dict(zip(index, key, strict=True)) | cells for key, cells in spread.items()]
 
 
@@ -50,17 +50,22 @@ def _mean_and_spread(values: list[float] | None) -> list[float] | float | None:
     return [statistics.fmean(values), statistics.stdev(values)]
 
 
+def columns(rows: Sequence[dict]) -> list[str]:
+    """All columns of a table, in the order of their appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
 def html_table(rows: list[dict]) -> str:
     """The rows as an HTML table."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    numeric = {c for c in columns if not any(isinstance(row.get(c), str) for row in rows)}
+    names = columns(rows)
+    numeric = {c for c in names if not any(isinstance(row.get(c), str) for row in rows)}
 
     def line(cells: list[str], tag: str) -> str:
-        pairs = zip(columns, cells, strict=True)
+        pairs = zip(names, cells, strict=True)
         return "<tr>" + "".join(f"<{tag}{NUMBER if c in numeric else TEXT}>{x}</{tag}>" for c, x in pairs) + "</tr>"
 
-    body = "\n".join(line([html_value(row.get(c)) for c in columns], "td") for row in rows)
-    return f'<div class="table"><table><thead>{line(list(map(escape, columns)), "th")}</thead>\n{body}</table></div>\n'
+    body = "\n".join(line([html_value(row.get(c)) for c in names], "td") for row in rows)
+    return f'<div class="table"><table><thead>{line(list(map(escape, names)), "th")}</thead>\n{body}</table></div>\n'
 
 
 def html_value(value: Any) -> str:
