@@ -7,7 +7,7 @@ import torch
 
 from fmlib import weights
 from fmlib.data import center_crop
-from fmlib.evaluate.claims import VERDICTS, _draws, _matrices, _mean_iou, judge_claim, select
+from fmlib.evaluate.claims import VERDICTS, draw_places, judge_claim, matrices_by_seed, mean_ious, select
 from fmlib.evaluate.metrics import IGNORE
 from fmlib.follow import NUMBERS, example, follow_rows
 from fmlib.misalign import Displacement, misalign
@@ -72,18 +72,18 @@ def judge_loss(
         ``"better"``, ``"worse"`` (losses, means over seeds), ``"difference"`` (what the first loses less), its 95 %
         interval ``"low"`` and ``"high"`` over places and seeds, ``"verdict"``.
     """
-    found = [[_matrices(rows, wanted | {"amount": a}) for a in (still, amount)] for wanted in (better, worse)]
+    found = [[matrices_by_seed(rows, wanted | {"amount": a}) for a in (still, amount)] for wanted in (better, worse)]
     seeds = list(found[0][0])
     if any(list(matrices) != seeds for pair in found for matrices in pair):
         raise ValueError(f"{better} and {worse} have different seeds; compare equal ones")
     stacks = [[np.stack(list(matrices.values())) for matrices in pair] for pair in found]  # (S, P, C, C) each
 
     def losses(places: np.ndarray, chosen) -> list[float]:
-        scores = [[_mean_iou(np.einsum("n,sncd->scd", places, x[chosen])).mean() for x in pair] for pair in stacks]
+        scores = [[mean_ious(np.einsum("n,sncd->scd", places, x[chosen])).mean() for x in pair] for pair in stacks]
         return [float(before - after) for before, after in scores]
 
     rng, names = np.random.default_rng(seed), select(rows, **better)[0]["places"]
-    drawn = np.array([losses(*draw) for draw in _draws(rng, names, len(seeds), n)])
+    drawn = np.array([losses(*draw) for draw in draw_places(rng, names, len(seeds), n)])
     low, high = np.quantile(drawn[:, 1] - drawn[:, 0], (0.025, 0.975)).tolist()
     first, second = losses(np.ones(len(names)), slice(None))
     about = {"better": first, "worse": second, "difference": second - first, "low": low, "high": high}

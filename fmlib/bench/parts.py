@@ -16,7 +16,7 @@ from torch import nn
 import fmlib.train
 from fmlib.bench.step import Step, now
 from fmlib.models.fusmae import FusMAE
-from fmlib.train import TrainParams, pick_device, train_step
+from fmlib.train import TrainParams, make_batch, open_split, pick_device, train_step
 
 BATCH = ("reading", "crops and flips", "masks")  # made in a thread beside the step, see `fmlib.data.batches.ahead`
 STEP = (
@@ -76,10 +76,10 @@ def bench_parts(params: TrainParams, seconds: float = 5.0) -> dict[str, dict[str
     if params.method != "mae":
         raise ValueError(f"the parts are those of method 'mae', not of {params.method!r}")
     device = pick_device(params.device)
-    step, data = Step(params, device), fmlib.train._open(params, "train", params.samples)
+    step, data = Step(params, device), open_split(params, "train", params.samples)
 
     def train_once(number: int) -> None:
-        images, masks, _ = fmlib.train._batch(params, step.model, data, device, number, fmlib.train.ALONE)
+        images, masks, _ = make_batch(params, step.model, data, device, number)
         train_step(params, step.eager, step.optimizer, images, masks)
 
     for number in range(2):

@@ -34,17 +34,17 @@ def judge_claim(
     Raises:
         ValueError: nothing selected, or other seeds on one side than on the other.
     """
-    first, second = (_matrices(rows, wanted) for wanted in (better, worse))
+    first, second = (matrices_by_seed(rows, wanted) for wanted in (better, worse))
     if first.keys() != second.keys():
         raise ValueError(
             f"{dict(better)} has seeds {list(first)}, {dict(worse)} has {list(second)}; compare equal ones"
         )
     pair = [np.stack([matrices[key] for key in first]) for matrices in (first, second)]  # (S, N, C, C) each
     rng, draws = np.random.default_rng(seed), []
-    for weights, seeds in _draws(rng, places, len(first), n):
-        high, low = (_mean_iou(np.einsum("n,sncd->scd", weights, matrices[seeds])).mean() for matrices in pair)
+    for weights, seeds in draw_places(rng, places, len(first), n):
+        high, low = (mean_ious(np.einsum("n,sncd->scd", weights, matrices[seeds])).mean() for matrices in pair)
         draws.append(high - low)
-    scores = [float(_mean_iou(matrices.sum(1)).mean()) for matrices in pair]
+    scores = [float(mean_ious(matrices.sum(1)).mean()) for matrices in pair]
     low, high = (float(x) for x in np.quantile(draws, (0.025, 0.975)))
     found = {"better": scores[0], "worse": scores[1], "difference": scores[0] - scores[1], "low": low, "high": high}
     return found | {"verdict": VERDICTS[1 + (low > 0) - (high < 0)]}
@@ -63,24 +63,25 @@ def at_places(rows: Sequence[dict], places: Sequence[str], kinds: Mapping[str, s
     found = []
     for kind, chosen in kinds.items():
         here = np.array([place in chosen for place in places])
-        scores = [float(_mean_iou(np.array(row["confusion"], float)[here].sum(0))) for row in rows if here.any()]
+        scores = [float(mean_ious(np.array(row["confusion"], float)[here].sum(0))) for row in rows if here.any()]
         found += [row | {"where": kind, "miou": score} for row, score in zip(rows, scores, strict=False)]
     return found
 
 
 def worst_places(row: dict, count: int) -> list[int]:
     """Numbers of the test samples with the lowest mean IoU of a row, the worst first."""
-    return np.argsort(_mean_iou(np.array(row["confusion"], float)), kind="stable")[:count].tolist()
+    return np.argsort(mean_ious(np.array(row["confusion"], float)), kind="stable")[:count].tolist()
 
 
-def _matrices(rows: Sequence[dict], wanted: Mapping) -> dict[int, np.ndarray]:
+def matrices_by_seed(rows: Sequence[dict], wanted: Mapping) -> dict[int, np.ndarray]:
+    """Confusion matrices (N, C, C) of the samples of each seed's row that has the wanted values; ValueError: no row."""
     found = {row["seed"]: np.array(row["confusion"], float) for row in select(rows, **wanted) if "confusion" in row}
     if not found:
         raise ValueError(f"no row with maps has {dict(wanted)}")
     return dict(sorted(found.items()))
 
 
-def _draws(rng: np.random.Generator, places: Sequence[str], seeds: int, n: int):
+def draw_places(rng: np.random.Generator, places: Sequence[str], seeds: int, n: int):
     """How often each sample is drawn with its place (N,), and which seeds (S,), n times."""
     _, place = np.unique(np.asarray(places), return_inverse=True)
     for _ in range(n):
@@ -88,7 +89,7 @@ def _draws(rng: np.random.Generator, places: Sequence[str], seeds: int, n: int):
         yield drawn[place].astype(float), rng.integers(seeds, size=seeds)
 
 
-def _mean_iou(matrix: np.ndarray) -> np.ndarray:
+def mean_ious(matrix: np.ndarray) -> np.ndarray:
     """Mean over the classes that occur or are predicted: (…, C, C) → (…)."""
     hit = np.einsum("...cc->...c", matrix)
     union = matrix.sum(-1) + matrix.sum(-2) - hit
