@@ -51,9 +51,14 @@ NOTEBOOKS = {path: FMLIB / "launch.py" in used_sources(path) for path, _ in RUNS
 
 
 def needed(run):
-    """What must be there before a run starts: made scenes, and for the figures of a paper all other runs."""
-    collects = run == "10_paper_figures" and not EXPERIMENT
-    return SCENES + [f"{REPORT}/{other}/.done" for other in RUNS if collects and other != run]
+    """What must be there before a run starts: made scenes, and the runs whose folders its parameters name.
+
+    A parameter names a run by a path in its folder (a checkpoint), and all of them by the folder of the report.
+    """
+    named = {Path(value) for value in RUNS[run][1].values() if isinstance(value, str)}
+    others = {other: Path(REPORT, other) for other in RUNS if other != run}
+    used = [o for o, at in others.items() if at.parent in named or any(at in path.parents for path in named)]
+    return SCENES + [f"{REPORT}/{other}/.done" for other in used]
 
 
 def names(trains):

@@ -18,6 +18,7 @@ from fmlib.sources import FMLIB, used_sources
 
 REPO = FMLIB.parent
 COLLECTS = "10_paper_figures"  # the results of all others
+READS_02 = "04_attention_maps"  # the checkpoint that 02 trains
 TRAINS = {p.stem for p in (REPO / "notebooks").glob("[0-9]*.ipynb") if FMLIB / "launch.py" in used_sources(p)}
 
 
@@ -79,6 +80,12 @@ def test_only_what_is_stale_runs(copy):
     next(cell for cell in cells["cells"] if cell["cell_type"] == "markdown")["source"] = ["# Another title\n\n**Why?**"]
     notebook.write_text(json.dumps(cells))
     assert to_run(copy) == {}  # the report shows new prose without a run
+
+    pretraining = copy / "notebooks" / "02_pretrain_fusmae.ipynb"
+    before = pretraining.read_text()
+    pretraining.write_text(before.replace("viz.use_style()", "viz.use_style()  # and run again"))
+    assert to_run(copy).keys() == {"02_pretrain_fusmae", READS_02, COLLECTS}
+    pretraining.write_text(before)
 
     with (copy / "fmlib" / "masking.py").open("a") as file:
         file.write("# one more line\n")
