@@ -8,7 +8,6 @@ on where it stopped.
 """
 
 import json
-import sys
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -17,7 +16,7 @@ from fmlib.evaluate import PROTOCOLS, Protocol, judge_claim, select
 from fmlib.evaluate.command import EvaluateParams, as_asked
 from fmlib.launch import launch, launch_evaluations, only_train_params
 from fmlib.models.mae import check_choices
-from fmlib.params import check_params, read_words
+from fmlib.params import check_params, run_each
 from fmlib.recipe import TrainParams
 from fmlib.weights import write_beside
 
@@ -240,9 +239,8 @@ def _evaluation(p: CompareParams, name: str, seed: int, given: dict) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m fmlib.compare [params.json] [--name=value …]`."""
-    words = sys.argv[1:] if argv is None else argv
-    compare(read_params(read_words(words, asdict(CompareParams()))))
+    """`python -m fmlib.compare [params.json …] [--name=value …]`: each file is a comparison, names hold for all."""
+    run_each(lambda given: compare(read_params(given)), argv, asdict(CompareParams()))
 
 
 if __name__ == "__main__":

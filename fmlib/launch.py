@@ -54,7 +54,7 @@ def launch(
 
     Args:
         runs: parameters of each, as the module's `read_params` takes them, each with an `out` of its own.
-        jobs: processes at the same time; the CPU's cores are shared out among them.
+        jobs: processes at the same time; the CPU's cores, or OMP_NUM_THREADS, are shared out among them.
         poll: seconds between two looks at them.
         module: what trains: ``"fmlib.train"``, ``"fmlib.train_fusion"`` or ``"fmlib.train_msift"``.
         ranks: processes that train one model together (`fmlib.distributed`; ``"fmlib.train"`` alone): a card each.
@@ -68,8 +68,8 @@ def launch(
     """
     params = [import_module(module).read_params(run) for run in runs]
     folders, total = _folders(params), max(sum(map(total_steps, params)), 1)
-    todo = [number for number, p in enumerate(params) if not finished(p)]
-    batches = [[(runs[number], folders[number])] for number in todo]
+    todo = [(runs[number], folders[number]) for number, p in enumerate(params) if not finished(p)]
+    batches = _shared_out(todo, jobs) if ranks == 1 else [[run] for run in todo]
     _processes(module, batches, jobs, poll, lambda shown: _show(folders, total, shown), ranks)
     return folders
 
@@ -99,8 +99,7 @@ def launch_evaluations(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> li
             print(f"{done} of {len(folders)} evaluations", flush=True)
         return max(done, shown)
 
-    batches = [missing[start::jobs] for start in range(min(jobs, len(missing)))]  # each reads the data once
-    _processes("fmlib.evaluate", batches, jobs, poll, show)
+    _processes("fmlib.evaluate", _shared_out(missing, jobs), jobs, poll, show)
     return [read_scores(p) for p in params]
 
 
@@ -111,9 +110,15 @@ def _folders(params: list) -> list[Path]:
     return folders
 
 
+def _shared_out(runs: list, jobs: int) -> list[list]:
+    """As many batches as jobs: a process for each run would spend seconds on importing torch before its first step."""
+    return [runs[start::jobs] for start in range(min(jobs, len(runs)))]
+
+
 def _processes(module: str, batches: list[list[tuple[dict, Path]]], jobs: int, poll: float, show, ranks=1) -> None:
     """Run `python -m module` for each batch of (parameters, folder), `jobs` at a time."""
-    threads = max((os.cpu_count() or 1) // (jobs * ranks), 1)
+    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    threads = max(cores // (jobs * ranks), 1)
     waiting, running, shown = list(batches), {}, -1
     try:
         while waiting or running:
@@ -166,7 +171,7 @@ def _check(process: subprocess.Popen, folder: Path):
     if process.returncode:
         tail = (folder / "printed.txt").read_text().strip().splitlines()[-3:]
         why = " (killed; the usual cause is too little memory)" if process.returncode == -9 else ""
-        raise RuntimeError(f"the run in {folder} ended with status {process.returncode}{why}:\n" + "\n".join(tail))
+        raise RuntimeError(f"the process for {folder} ended with status {process.returncode}{why}:\n" + "\n".join(tail))
 
 
 def _show(folders: list[Path], total: int, shown: int) -> int:

@@ -9,8 +9,10 @@ import difflib
 import io
 import json
 import math
+import sys
 import tokenize
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -49,18 +51,32 @@ def declared_types(parameters: type) -> dict[str, str]:
     return {f.name: f.type.__name__ if type(f.type) is type else str(f.type) for f in fields(parameters)}
 
 
-def read_words(words: list[str], defaults: dict[str, Any], types: dict[str, str] | None = None) -> dict[str, Any]:
-    """The values that a command line gives: JSON files and ``--name=value``, what comes later counts.
+def run_each(
+    run: Callable[[dict[str, Any]], object],
+    words: list[str] | None,
+    defaults: dict[str, Any],
+    types: dict[str, str] | None = None,
+) -> None:
+    """Do what a command line asks for: a run for each JSON file, without files one; ``--name=value`` holds for all.
 
     Args:
-        words: of the command line.
+        run: takes the values given for one run.
+        words: of the command line; None: this process's own.
         defaults, types: as for `parse_setting`.
+
+    Raises:
+        Exception: what `run` raises, with a note that names the run's folder; later runs are not begun.
     """
-    given: dict[str, Any] = {}
-    for word in words:
-        named = word.startswith("--")
-        given |= [parse_setting(word[2:], defaults, types)] if named else json.loads(Path(word).read_text())
-    return given
+    words = sys.argv[1:] if words is None else words
+    named = dict(parse_setting(word[2:], defaults, types) for word in words if word.startswith("--"))
+    files = [json.loads(Path(word).read_text()) for word in words if not word.startswith("--")]
+    for given in files or [{}]:
+        asked = given | named
+        try:
+            run(asked)
+        except Exception as error:
+            error.add_note(f"run folder: {asked.get('out', defaults['out'])}")
+            raise
 
 
 def parse_setting(text: str, defaults: dict[str, Any], types: dict[str, str] | None = None) -> tuple[str, Any]:

@@ -15,7 +15,6 @@ The run folder holds `params.json`, `log.jsonl`, `state.pt` (to resume) and the 
 
 import json
 import os
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from fmlib.data.records import Records
 from fmlib.distributed import ALONE, Ranks, gathered, joined, replicate, summed, without_exchange
 from fmlib.masking import Masks, draw_masks
 from fmlib.models.dino import two_views
-from fmlib.params import read_words
+from fmlib.params import run_each
 from fmlib.progress import Progress
 from fmlib.recipe import TYPES, TrainParams, autocast, build, check, make_optimizer, pick_device, read_params
 from fmlib.resume import resume, save_state
@@ -76,12 +75,14 @@ def train(params: TrainParams | dict) -> nn.Module:
 
 
 def _loop(p, model, optimizer, scheduler, device, start, out, ranks):
-    data = _open(p, "train", p.samples)
+    data = open_split(p, "train", p.samples)
     validation = _validation_batch(p, model, device) if p.validate_every and ranks.first else None
+    if p.compile:
+        torch.compiler.reset()  # after some recompilations it would give up, and earlier runs in this process count
     forward = replicate(torch.compile(model) if p.compile else model, ranks)
     pending, clock, waited = [], time.perf_counter(), 0.0
     log_file = out / "log.jsonl" if ranks.first else os.devnull
-    feed = ahead(lambda step: _batch(p, model, data, device, step, ranks), range(start, p.steps))
+    feed = ahead(lambda step: make_batch(p, model, data, device, step, ranks), range(start, p.steps))
     # line by line: what is logged survives a kill
     with open(log_file, "a", buffering=1) as log, Progress(p.steps, start, name=out.name) as progress:
         for step, (images, masks, ids), wait in feed:
@@ -132,7 +133,7 @@ def train_step(p: TrainParams, model, optimizer, images, masks: Masks, ranks: Ra
     return total, pred
 
 
-def _batch(p: TrainParams, model, data, device, step: int, ranks: Ranks):
+def make_batch(p: TrainParams, model, data, device, step: int, ranks: Ranks = ALONE):
     """This process's images and sample ids of one step, and all masks: they follow from the seed and the step."""
     per_epoch = max(len(data) // p.batch_size, 1)
     indices = batch_indices(len(data), p.batch_size, step // per_epoch, p.seed)[step % per_epoch]
@@ -165,7 +166,7 @@ def hide(p: TrainParams, model, images, present, generator: torch.Generator, sen
 
 def _validation_batch(p: TrainParams, model, device):
     """Fixed samples, cropped in the middle, with fixed masks."""
-    data = _open(p, "validation", p.validation_samples)
+    data = open_split(p, "validation", p.validation_samples)
     batch = data.batch(range(len(data)), device)
     images = center_crop({n: batch[n] for n in data.modalities}, p.img_size)
     return hide(p, model, images, batch["present"], step_generator(p, _VALIDATION_SEED, 0))
@@ -222,7 +223,8 @@ def check_ranks(p: TrainParams, ranks: Ranks) -> None:
         )
 
 
-def _open(p: TrainParams, split: str, samples: int):
+def open_split(p: TrainParams, split: str, samples: int):
+    """A split of the data set as a run reads it: the first `samples` of it (0: all), in memory unless it is large."""
     data = open_dataset(p.data, split, p.data_root, tuple(p.sensors) or None)
     if samples or not isinstance(data, Records) or data.nbytes < IN_MEMORY:
         data = preload(data, samples=samples or None)
@@ -243,9 +245,8 @@ def due_now(p, done: int, ends: bool, validate: bool = True) -> dict[str, bool]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m fmlib.train [params.json] [--name=value …]`."""
-    words = sys.argv[1:] if argv is None else argv
-    train(read_params(read_words(words, asdict(TrainParams()), TYPES)))
+    """`python -m fmlib.train [params.json …] [--name=value …]`: each file is a run, names hold for all."""
+    run_each(lambda given: train(read_params(given)), argv, asdict(TrainParams()), TYPES)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ A killed run that is started again goes on from its last checkpoint and ends wit
 
 import json
 import math
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,7 +39,7 @@ from fmlib.modality import Modality
 from fmlib.models.fusmae import fusmae
 from fmlib.models.mae import check_choices
 from fmlib.models.maefuse import FUSIONS, MaeFuse
-from fmlib.params import check_params, declared_types, read_words
+from fmlib.params import check_params, declared_types, run_each
 from fmlib.progress import Progress
 from fmlib.recipe import autocast, pick_device
 from fmlib.resume import resume, save_state
@@ -281,9 +280,8 @@ def learning_rate(p: FusionParams, stage: int, done: int) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m fmlib.train_fusion [params.json] [--name=value …]`."""
-    words = sys.argv[1:] if argv is None else argv
-    train(read_params(read_words(words, asdict(FusionParams()), TYPES)))
+    """`python -m fmlib.train_fusion [params.json …] [--name=value …]`: each file is a run, names hold for all."""
+    run_each(lambda given: train(read_params(given)), argv, asdict(FusionParams()), TYPES)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ scores of validation and test part, class by class, and what was found in every 
 import copy
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,7 +28,7 @@ from fmlib.evaluate.metrics import bootstrap, confusion, confusion_scores
 from fmlib.evaluate.probe import CHOSEN_BY
 from fmlib.misalign import Displacement, all_ways, draw_displacement, misalign
 from fmlib.models.msift import MsIFT
-from fmlib.params import read_words
+from fmlib.params import run_each
 from fmlib.progress import Progress
 from fmlib.recipe import autocast, pick_device
 from fmlib.recipe_msift import (
@@ -269,9 +268,8 @@ def _value(p: MsiftParams, row: dict) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m fmlib.train_msift [params.json] [--name=value …]`."""
-    words = sys.argv[1:] if argv is None else argv
-    train(read_params(read_words(words, asdict(MsiftParams()), TYPES)))
+    """`python -m fmlib.train_msift [params.json …] [--name=value …]`: each file is a run, names hold for all."""
+    run_each(lambda given: train(read_params(given)), argv, asdict(MsiftParams()), TYPES)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ scores of these parameters is left as it is, so that a grid goes on where it sto
 """
 
 import json
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from fmlib.evaluate.presets import PROTOCOLS, Protocol
 from fmlib.evaluate.protocol import open_splits, run_protocol
 from fmlib.evaluate.trees import tree_rows
 from fmlib.models.mae import check_choices
-from fmlib.params import check_params, parse_setting
+from fmlib.params import check_params, run_each
 from fmlib.recipe import pick_device
 from fmlib.resume import changes
 from fmlib.weights import load, write_beside
@@ -129,10 +128,10 @@ def _splits(protocol: str, data_root: str) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """`python -m fmlib.evaluate [params.json …] [--name=value …]`: each file is an evaluation, names hold for all."""
-    words, defaults = sys.argv[1:] if argv is None else argv, asdict(EvaluateParams())
-    named = dict(parse_setting(word[2:], defaults, TYPES) for word in words if word.startswith("--"))
-    files = [json.loads(Path(word).read_text()) for word in words if not word.startswith("--")]
-    for given in files or [{}]:
-        for row in evaluate(given | named):
-            scores = {k: f"{v:.4f}" for k, v in row.items() if isinstance(v, float) and k != "fraction"}
-            print(row["method"], row["sensors"], row["tested"], row["pool"], row["fraction"], scores, flush=True)
+    run_each(_print_rows, argv, asdict(EvaluateParams()), TYPES)
+
+
+def _print_rows(given: dict) -> None:
+    for row in evaluate(given):
+        scores = {k: f"{v:.4f}" for k, v in row.items() if isinstance(v, float) and k != "fraction"}
+        print(row["method"], row["sensors"], row["tested"], row["pool"], row["fraction"], scores, flush=True)
