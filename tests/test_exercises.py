@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,28 @@ from notebook_runs import run_cells
 from test_notebooks import FOLDER, SOLUTIONS, cells_of, is_parameters, lines_of, section
 
 from fmlib.params import read_parameters
+from fmlib.sources import FMLIB
+
+REPO = FMLIB.parent
 
 SMALL = {  # parameters that make a solution run in seconds
     "00_solutions": {},
     "01_solutions": {"samples": 6},
     "01b_solutions": {"samples": 6, "max_shift": 7},
-    "02_solutions": {"steps": 2, "batch_size": 4, "test_samples": 8},
-    "03_solutions": {"steps": 2, "batch_size": 4, "test_samples": 8},
-    "04_solutions": {"steps": 2, "batch_size": 4, "test_samples": 4},
-    "05_solutions": {"steps": 2, "batch_size": 4, "seeds": 2, "tune_steps": 1},
+    "02_solutions": {"jobs": 1, "steps": 2, "batch_size": 4, "test_samples": 8},
+    "03_solutions": {"jobs": 1, "img_size": 24, "train_crop": 24, "steps": 2, "batch_size": 4, "test_samples": 8},
+    "04_solutions": {"jobs": 1, "steps": 2, "batch_size": 4, "test_samples": 4},
+    "05_solutions": {
+        "jobs": 1,
+        "img_size": 24,
+        "train_crop": 24,
+        "steps": 2,
+        "batch_size": 4,
+        "seeds": 2,
+        "tune_steps": 1,
+    },
     "06_solutions": {
+        "jobs": 1,
         "made_pairs": 5,
         "test_pairs": 1,
         "encoder_steps": 2,
@@ -28,6 +41,8 @@ SMALL = {  # parameters that make a solution run in seconds
     },
     "07_solutions": {"pixel_steps": 2, "image_steps": 1, "map_steps": 1, "warmup": 1, "batch_size": 4},
     "08_solutions": {"steps": 1, "twin_steps": 20, "warmup": 1, "batch_size": 4},
+    "09_solutions": {"img_size": 32, "img_sizes": [16, 32], "batch_size": 4, "seconds": 0.02},
+    "10_solutions": {"results": str(REPO / "reports" / "published")},
 }
 each_solution = pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
 
@@ -64,10 +79,10 @@ def metrics(scenes, tmp_path_factory):
     """Runs a solution once and returns what it found."""
     found = {}
 
-    def run(name: str) -> dict:
+    def run(name: str, **more) -> dict:
         if name not in found:
             folder = tmp_path_factory.mktemp(name)
-            values = {"data_root": str(scenes), "out": str(folder / "run")} | SMALL[name]
+            values = {"data_root": str(scenes), "out": str(folder / "run")} | SMALL[name] | more
             run_cells(FOLDER / "exercises" / f"{name}.ipynb", values, folder)
             found[name] = json.loads((folder / "run" / "metrics.json").read_text())
         return found[name]
@@ -162,3 +177,24 @@ def test_every_solution_is_run():
     assert {path.stem for path in SOLUTIONS} == SMALL.keys()
     for path in SOLUTIONS:
         assert SMALL[path.stem].keys() <= {p.name for p in read_parameters(path)}
+
+
+def test_work_is_counted_and_falls_less_than_the_patches(metrics):
+    found = metrics("09_solutions")
+    assert 1 < found["headline"]["a quarter of the patches: work, counted"] < 4
+    one, two, three = (row["GFLOP a step"] for row in found["sensors"])
+    assert one < two < three
+    assert all(row["times"] == pytest.approx(row["tiny"] / row["nano"]) for row in found["table"])
+
+
+def test_a_verdict_that_differs_from_the_published_one_is_shown(metrics, tmp_path):
+    run = tmp_path / "05_evaluate"
+    shutil.copytree(REPO / "reports" / "published" / "05_evaluate_ombria", run)
+    results = json.loads((run / "metrics.json").read_text())
+    claim = results["claims"][0]
+    claim["verdict"] = "confirmed" if claim["verdict"] != "confirmed" else "refuted"
+    (run / "metrics.json").write_text(json.dumps(results))
+    found = metrics("10_solutions", own=str(tmp_path))
+    assert [row["claim"] for row in found["table"] if not row["same"]] == [claim["claim"]]
+    assert len(found["table"]) == len(results["claims"])
+    assert all(row["by the rule, at most"] >= row["by mean alone"] for row in found["bold"])

@@ -242,8 +242,9 @@ def test_launch_runs_several_and_tells_which_failed(archive, tmp_path, capsys):
     assert [f.name for f in folders] == ["xad", "none"]
     assert all((f / "model" / "model.safetensors").exists() for f in folders)
     assert "100 % of 6 steps in 2 runs" in capsys.readouterr().out
-    with pytest.raises(RuntimeError, match=r"(?s)broken ended with status 1:.*fewer than one batch"):
-        launch([params(archive, tmp_path / "broken", batch_size=512)], poll=0.1)
+    more = [runs[0] | {"out": f"{tmp_path}/third"}, params(archive, tmp_path / "broken", batch_size=512)]
+    with pytest.raises(RuntimeError, match=r"(?s)third ended with status 1:.*fewer than one batch.*folder: \S+broken"):
+        launch(more, poll=0.1)  # one job: both in one process
     with pytest.raises(ValueError, match="same `out`"):
         launch([runs[0], runs[0]])
 
