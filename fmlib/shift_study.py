@@ -7,8 +7,8 @@ import torch
 
 from fmlib import weights
 from fmlib.data import center_crop
-from fmlib.evaluate.claims import VERDICTS, draw_places, judge_claim, matrices_by_seed, mean_ious, select
-from fmlib.evaluate.metrics import IGNORE
+from fmlib.evaluate.claims import VERDICTS, draw_places, judge_claim, matrices_by_seed, select
+from fmlib.evaluate.metrics import IGNORE, mean_ious
 from fmlib.follow import NUMBERS, example, follow_rows
 from fmlib.misalign import Displacement, misalign
 from fmlib.models.msift import FUSIONS, MsIFT

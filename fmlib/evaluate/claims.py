@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fmlib.evaluate.metrics import mean_ious
+
 VERDICTS = ("refuted", "undecided", "confirmed")
 
 
@@ -87,11 +89,3 @@ def draw_places(rng: np.random.Generator, places: Sequence[str], seeds: int, n: 
     for _ in range(n):
         drawn = np.bincount(rng.integers(place.max() + 1, size=place.max() + 1), minlength=place.max() + 1)
         yield drawn[place].astype(float), rng.integers(seeds, size=seeds)
-
-
-def mean_ious(matrix: np.ndarray) -> np.ndarray:
-    """Mean over the classes that occur or are predicted: (…, C, C) → (…)."""
-    hit = np.einsum("...cc->...c", matrix)
-    union = matrix.sum(-1) + matrix.sum(-2) - hit
-    iou = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
-    return np.nanmean(iou, -1)

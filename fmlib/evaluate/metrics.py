@@ -54,7 +54,15 @@ def confusion_scores(matrix: Tensor) -> dict:
 
 def mean_iou(matrix: Tensor) -> float:
     """Mean intersection over union from summed confusion matrices, see `confusion_scores`."""
-    return confusion_scores(matrix)["miou"]
+    return float(mean_ious(matrix.reshape(-1, *matrix.shape[-2:]).sum(0).double().numpy()))
+
+
+def mean_ious(matrix: np.ndarray) -> np.ndarray:
+    """Mean intersection over union of each matrix, over the classes that occur or are predicted: (…, C, C) → (…)."""
+    hit = np.einsum("...cc->...c", matrix)
+    union = matrix.sum(-1) + matrix.sum(-2) - hit
+    iou = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+    return np.nanmean(iou, -1)
 
 
 def single_label_scores(logits: Tensor, labels: Tensor) -> dict:
