@@ -96,7 +96,7 @@ class CompareParams:
     tune_batch_size: int = 8
     tune_lr: float = 1e-3
     # system
-    jobs: int = 2  # processes at the same time
+    jobs: int = 2  # processes at the same time; 0: all in this one
     device: str = "auto"
 
 

@@ -59,7 +59,7 @@ class StudyParams:
     lr: list[float] = field(default_factory=lambda: [2e-3, 1e-3, 1e-3])  # of the same
     loss_weights: list[float] = field(default_factory=lambda: [0.0, 1.0, 2.0])  # intensity, gradient, Laplacian
     batch_size: int = 8  # pairs a step
-    jobs: int = 2  # processes at the same time
+    jobs: int = 2  # processes at the same time; 0: all in this one
     device: str = "auto"
 
 
@@ -114,8 +114,9 @@ def variant_runs(p: StudyParams) -> list[dict]:
 
 def train(p: StudyParams) -> list[Path]:
     """Train what is not trained yet, encoder, decoder, fusion layers: the folders of the last."""
-    launch(encoder_runs(p))
-    launch(decoder_runs(p), module="fmlib.train_fusion")
+    one = min(p.jobs, 1)
+    launch(encoder_runs(p), one)
+    launch(decoder_runs(p), one, module="fmlib.train_fusion")
     return launch(variant_runs(p), p.jobs, module="fmlib.train_fusion")
 
 

@@ -54,7 +54,8 @@ def launch(
 
     Args:
         runs: parameters of each, as the module's `read_params` takes them, each with an `out` of its own.
-        jobs: processes at the same time; the CPU's cores, or OMP_NUM_THREADS, are shared out among them.
+        jobs: processes at the same time; the CPU's cores, or OMP_NUM_THREADS, are shared out among them. 0: no process
+            of their own, one run after the other in this one: for a debugger, and for runs of a few steps.
         poll: seconds between two looks at them.
         module: what trains: ``"fmlib.train"``, ``"fmlib.train_fusion"`` or ``"fmlib.train_msift"``.
         ranks: processes that train one model together (`fmlib.distributed`; ``"fmlib.train"`` alone): a card each.
@@ -69,6 +70,10 @@ def launch(
     params = [import_module(module).read_params(run) for run in runs]
     folders, total = _folders(params), max(sum(map(total_steps, params)), 1)
     todo = [(runs[number], folders[number]) for number, p in enumerate(params) if not finished(p)]
+    if jobs == 0:
+        for run, _ in todo:
+            import_module(module).train(run)
+        return folders
     batches = _shared_out(todo, jobs) if ranks == 1 else [[run] for run in todo]
     _processes(module, batches, jobs, poll, lambda shown: _show(folders, total, shown), ranks)
     return folders
@@ -87,7 +92,7 @@ def launch_evaluations(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> li
     Raises:
         ValueError, RuntimeError: as for `launch`.
     """
-    from fmlib.evaluate.command import read_params, read_scores
+    from fmlib.evaluate.command import evaluate, read_params, read_scores
 
     params = [read_params(run) for run in runs]
     folders = _folders(params)
@@ -99,7 +104,11 @@ def launch_evaluations(runs: list[dict], jobs: int = 1, poll: float = 1.0) -> li
             print(f"{done} of {len(folders)} evaluations", flush=True)
         return max(done, shown)
 
-    _processes("fmlib.evaluate", _shared_out(missing, jobs), jobs, poll, show)
+    if jobs == 0:
+        for run, _ in missing:
+            evaluate(run)
+    else:
+        _processes("fmlib.evaluate", _shared_out(missing, jobs), jobs, poll, show)
     return [read_scores(p) for p in params]
 
 

@@ -247,6 +247,10 @@ def test_launch_runs_several_and_tells_which_failed(archive, tmp_path, capsys):
         launch(more, poll=0.1)  # one job: both in one process
     with pytest.raises(ValueError, match="same `out`"):
         launch([runs[0], runs[0]])
+    with pytest.raises(ValueError, match="fewer than one batch"):  # in this process: its own error
+        launch([params(archive, tmp_path / "here", batch_size=512)], jobs=0)
+    launch([params(archive, tmp_path / "here", steps=3)], jobs=0)
+    assert (tmp_path / "here" / "model" / "model.safetensors").exists()
 
 
 def test_it_trains_without_the_packages_a_gpu_image_lacks(archive, tmp_path):

@@ -30,7 +30,7 @@ def generate_pairs(root: str | Path, count: int = 100, seed: int = 0, size: int 
         count: number of pairs: of each five, three to train, one to validate, one to test.
         seed: 0 or above; another seed gives other landscapes.
         size: side of the pictures in pixels, a multiple of 6.
-        jobs: processes.
+        jobs: processes; 0 or 1: this one alone.
 
     Returns:
         `root`.
@@ -57,7 +57,7 @@ def generate_pairs(root: str | Path, count: int = 100, seed: int = 0, size: int 
 
 
 def _run(tasks: list[tuple], jobs: int) -> None:
-    if jobs == 1:
+    if jobs <= 1:
         for task in tasks:
             _write_pair(task)
         return
