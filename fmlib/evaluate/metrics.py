@@ -54,7 +54,7 @@ def confusion_scores(matrix: Tensor) -> dict:
 
 def mean_iou(matrix: Tensor) -> float:
     """Mean intersection over union from summed confusion matrices, see `confusion_scores`."""
-    return float(mean_ious(matrix.reshape(-1, *matrix.shape[-2:]).sum(0).double().numpy()))
+    return float(mean_ious(matrix.reshape(-1, *matrix.shape[-2:]).sum(0).double().cpu().numpy()))
 
 
 def mean_ious(matrix: np.ndarray) -> np.ndarray:
