@@ -2,8 +2,10 @@
 
 import os
 import tomllib
+from functools import partial
 from pathlib import Path
 
+import download_server
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
@@ -33,3 +35,24 @@ def scenes(tmp_path_factory) -> Path:
     asked = tomllib.loads((REPO / "notebooks" / "profiles" / "smoke.toml").read_text())["scenes"]
     generate(root / "synthetic", asked["count"], asked["seed"], jobs=1)
     return root
+
+
+@pytest.fixture
+def server():
+    """Serves downloads from this machine, and misbehaves on request."""
+    with download_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def publish(server):
+    """Puts files on the server; returns the manifest that lists them."""
+    return partial(download_server.publish, server)
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """Waits between retries of a download, noted instead of slept."""
+    slept = []
+    monkeypatch.setattr("fmlib.fetch.time.sleep", slept.append)
+    return slept
