@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_viz import all_text, assert_tidy
+from figures import all_text, assert_tidy
 
 from fmlib import latex, paper, viz
 from fmlib import paper_figures as story

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from figures import MSI, VVVH, all_text, assert_tidy, images, shown
 from matplotlib.colors import to_rgb
 from matplotlib.patches import ConnectionPatch, Rectangle
-from test_viz import MSI, VVVH, all_text, assert_tidy, images, shown
 
 from fmlib import viz
 from fmlib.viz import attention, attention_charts

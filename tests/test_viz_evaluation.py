@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from figures import MSI, VV, all_text, assert_tidy, images, shown
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from test_viz import MSI, VV, all_text, assert_tidy, images, shown
 
 from fmlib import viz
 from fmlib.viz.ablation import ablation_dots, ablation_heat_map

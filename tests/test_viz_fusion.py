@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_viz import all_text, assert_tidy, shown
+from figures import all_text, assert_tidy, shown
 
 from fmlib import viz
 from fmlib.block_noise import spectrum

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_viz import EIGHT_BIT, VV, all_text, assert_tidy, images, shown
+from figures import EIGHT_BIT, VV, all_text, assert_tidy, images, shown
 
 from fmlib import viz
 

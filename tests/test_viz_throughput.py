@@ -1,7 +1,7 @@
 """Figures of speed: bars as long as they should be, slopes written above their panels, operators at their places."""
 
 import pytest
-from test_viz import all_text, assert_tidy
+from figures import all_text, assert_tidy
 
 from fmlib import viz
 from fmlib.bench.cost import AXES
