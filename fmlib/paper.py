@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmlib.fusion_metrics import METRICS
-from fmlib.tables import columns
 
-NOTEBOOKS = {  # notebook → tables and columns that its results alone have: folders may have any name
-    "02_pretrain_fusmae": {"errors", "gain"},
-    "03_masking_ablation": {"bands", "questions"},
-    "05_evaluate": {"claims", "touching"},
-    "06_fuse_infrared_visible": {"method", "block noise"},
-    "07_msift_three_tasks": {"classes", "splits"},
-    "08_misalignment": {"turned", "twins"},
-}
+NOTEBOOKS = (
+    "02_pretrain_fusmae",
+    "03_masking_ablation",
+    "05_evaluate",
+    "06_fuse_infrared_visible",
+    "07_msift_three_tasks",
+    "08_misalignment",
+)
 HIGHER = {name: metric.higher for name, metric in METRICS.items()} | {"block noise": False}
 
 
@@ -73,8 +72,8 @@ def find_runs(results: str | Path, data: str = "all") -> dict[str, Run]:
     for path in sorted(Path(results).glob("[!.]*/metrics.json")):
         if path.with_name("stamp.json").is_file():
             run = Run(path.parent, _read(path), _read(path.with_name("stamp.json")))
-            held = {*run.metrics, *columns(run.rows())}
-            for name in (n for n, signs in NOTEBOOKS.items() if signs <= held and data in {"all", *run.data()}):
+            name = run.stamp.get("notebook")
+            if name in NOTEBOOKS and data in {"all", *run.data()}:
                 found[name].append(run)
     return {name: max(runs, key=lambda run: run.stamp["started"]) for name, runs in found.items() if runs}
 

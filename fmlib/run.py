@@ -75,7 +75,7 @@ def run_notebook(
     full["out"] = _rename_paths(work, out_dir, root)
     metrics = json.loads((work / "metrics.json").read_text(encoding="utf-8"))
     write_json(work / "params.json", full)
-    write_json(work / "stamp.json", stamp(full, started, seconds, metrics.get("data"), root))
+    write_json(work / "stamp.json", stamp(notebook, full, started, seconds, metrics.get("data")))
     if html:
         notebook_page(work / notebook.name)
     _swap(work, out_dir)
@@ -242,25 +242,28 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def stamp(
-    params: dict[str, Any], started: datetime, seconds: float, data: str | None = None, root: str | Path = "."
+    notebook: Path, params: dict[str, Any], started: datetime, seconds: float, data: str | None = None
 ) -> dict[str, Any]:
     """Say where a result comes from.
 
     Args:
+        notebook: that was run, in its repository.
         params: the parameters of the run.
         started: when it began (UTC).
         seconds: how long it took.
         data: checksum of the data it read.
-        root: a folder in the repository.
 
     Returns:
-        Commit (and whether files differed from it), parameters, data, seed, device, versions, start and duration.
+        The notebook's name, commit (and whether files differed from it), parameters, data, seed, device, versions, start
+        and duration.
     """
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    root = repository(notebook)
     status = _git(root, "status", "--porcelain")
     return {
+        "notebook": notebook.stem,
         "commit": _git(root, "rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
         "params": params,

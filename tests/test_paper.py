@@ -131,10 +131,10 @@ MADE = dict(zip(FIGURES, (pretraining, masking, evaluation, fusion, three_tasks,
 
 
 def leave(folder: Path, notebook: str, seeds: int = 3, data: str = "ombria", started: str = "2026-01-01") -> None:
-    """A run folder as `fmlib.run` leaves it; nothing in it names the notebook."""
+    """A run folder as `fmlib.run` leaves it."""
     finish({"title": f"Results on {data}", "headline": {}} | MADE[notebook](range(seeds)), folder)
     params = {"data": data, "seeds": seeds, "pixel_seeds": seeds, "fusions": ["xaed"], "fractions": [0.004, 1.0]}
-    stamp = {"commit": "0123456789abcdef", "dirty": False, "params": params, "started": started}
+    stamp = {"notebook": notebook, "commit": "0123456789abcdef", "dirty": False, "params": params, "started": started}
     (folder / "stamp.json").write_text(json.dumps(stamp))
 
 
@@ -145,7 +145,7 @@ def results(request, tmp_path):
     return tmp_path
 
 
-def test_runs_are_known_by_their_tables_and_the_latest_counts(results):
+def test_runs_are_known_by_their_stamp_and_the_latest_counts(results):
     leave(results / "later", "05_evaluate", data="houston2013", started="2026-02-01")
     leave(results / ".half.running", "05_evaluate", started="2026-03-01")
     (results / "empty").mkdir()
