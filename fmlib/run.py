@@ -254,8 +254,8 @@ def stamp(
         data: checksum of the data it read.
 
     Returns:
-        The notebook's name, commit (and whether files differed from it), parameters, data, seed, device, versions, start
-        and duration.
+        The notebook's name, commit (and whether files differed from it), parameters, data, seed, device, versions,
+        start and duration.
     """
     import torch
 
