@@ -7,18 +7,17 @@ Writes `rows.json` and `commands.json` into the folder `out`; runs and scores li
 on where it stopped.
 """
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from pathlib import Path
 
 from fmlib.evaluate import PROTOCOLS, Protocol, judge_claim, select
 from fmlib.evaluate.command import EvaluateParams, as_asked
+from fmlib.files import write_json
 from fmlib.launch import launch, launch_evaluations, only_train_params
 from fmlib.models.mae import check_choices
 from fmlib.params import check_params, run_each
 from fmlib.recipe import TrainParams
-from fmlib.weights import write_beside
 
 TRAIN_DEFAULTS, EVALUATE_DEFAULTS = asdict(TrainParams()), asdict(EvaluateParams())
 CONTENDERS = {  # what each model changes in the settings that all share
@@ -188,8 +187,7 @@ def compare(p: CompareParams) -> list[dict]:
     launch(pretrainings(p), p.jobs)
     rows = [row for runs in (probes(p), tunings(p), trees(p)) for row in score(runs, p.jobs)]
     for name, content in (("rows", rows), ("commands", commands(p))):
-        text = json.dumps(content)
-        write_beside(Path(p.out) / f"{name}.json", lambda path, text=text: path.write_text(text))
+        write_json(Path(p.out) / f"{name}.json", content, indent=None)
     return rows
 
 

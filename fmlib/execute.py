@@ -9,9 +9,10 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from fmlib.files import write_json
 
 
 def execute(notebook: Path, output: Path, params: dict, root: Path, timeout: float | None) -> str | None:
@@ -89,14 +90,6 @@ def kill_run(run_id: str) -> None:
 
 def _run_of(process) -> str:
     return (process.info["environ"] or {}).get("FMLIB_RUN", "")
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write beside and rename, so that no reader meets half a file."""
-    beside = path.with_name(f".{path.name}.part")
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    beside.write_text(text + "\n", encoding="utf-8")
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":

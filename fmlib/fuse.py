@@ -5,6 +5,8 @@
 Only the luma of the visible image is replaced; its Cb and Cr stay as they are, at full resolution.
 """
 
+import json
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +19,13 @@ from tqdm import tqdm
 from fmlib.convert import load_maefuse
 from fmlib.data.pictures import ENDINGS, GEOTIFF, PICTURES, read_image
 from fmlib.data.raster import Footprint, check_footprints
+from fmlib.files import write_beside, write_json
 from fmlib.fuse_strips import Pixels, check_windows, fuse_strips
 from fmlib.models.maefuse import MaeFuse
 from fmlib.progress import watched
-from fmlib.weights import write_beside
+from fmlib.weights import digest
+
+MADE_BY = "fused_by.json"  # in a folder of results: what they were made with
 
 
 class Report(NamedTuple):
@@ -64,28 +69,31 @@ def fuse_folder(
     device: str = "cpu",
     batch: int = 1,
 ) -> Report:
-    """Fuse two files or two folders of files with equal names; an interrupted call goes on where it stopped.
+    """Fuse two files, or two folders of files with equal names, where an interrupted call goes on where it stopped.
 
     Files are PNG, JPEG, BMP, NPY or GeoTIFF. A result has the visible file's name; a picture becomes a PNG, which
     loses nothing; a GeoTIFF keeps its place on the ground and is read and written in strips.
 
     Args:
         ir, vi: both files, or both folders; endings may differ.
-        out: folder for results, made if need be; for two files also a file. Results that are there are kept.
+        out: folder for results, made if need be; for two files also a file. Of folders, results are kept that are
+            there and were made with the same weights and windows, as `fused_by.json` in it says.
         weights: checkpoint folder, file of MaeFuse's authors (`fmlib.convert.load_maefuse`), or model.
         tile, overlap, batch: as for `fuse_pair`.
         device: ``"cpu"``, ``"cuda"``, …
 
     Raises:
         FileNotFoundError: `ir` or `vi` is not there.
-        ValueError: a file and a folder, no pair at all, results that would lie among the sources, or bad weights.
+        ValueError: a file and a folder, no pair at all, results that would lie among the sources or are there and
+            were made otherwise, or bad weights.
     """
     pairs, failed = _pair_up(Path(ir), Path(vi), Path(out))
-    todo = {target: pair for target, pair in pairs.items() if not target.exists()}
-    kept, fused = [target for target in pairs if target not in todo], []
     check_windows(tile, overlap)  # here, and not for every pair
     model = weights if isinstance(weights, MaeFuse) else load_maefuse(weights)[0]
     model = model.to(device).eval()
+    made_by = {"weights": digest(model), "tile": tile, "overlap": overlap}
+    kept, fused = _kept(Path(out), pairs, made_by) if Path(ir).is_dir() else [], []
+    todo = {target: pair for target, pair in pairs.items() if target not in kept}
     for target, (ir_file, vi_file) in tqdm(todo.items(), unit="pair", disable=not watched()):
         try:
             _fuse_files(model, ir_file, vi_file, target, tile, overlap, batch)
@@ -112,6 +120,20 @@ def _pair_up(ir: Path, vi: Path, out: Path) -> tuple[dict[Path, tuple[Path, Path
         raise ValueError(f"no file in {ir} and {vi} has the same name; pairs are found by name without its ending")
     pairs = [(here[stem], there[stem]) for stem in both]
     return {_apart(out / _result_name(pair[1]), *pair): pair for pair in pairs}, failed
+
+
+def _kept(out: Path, targets: Iterable[Path], made_by: dict) -> list[Path]:
+    """Which results are there; notes in `out` what makes the others. Raises ValueError if these were made otherwise."""
+    there = [target for target in targets if target.exists()]
+    note = out / MADE_BY
+    known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    changed = [key for key in made_by if known.get(key) != made_by[key]]
+    if there and changed:
+        why = f"other {', '.join(changed)}" if known else "unknown weights"
+        raise ValueError(f"{out} holds {len(there)} pictures fused with {why}; choose another folder or empty it")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(note, made_by)
+    return there
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fmlib.block_noise import block_noise
 from fmlib.data import open_dataset
+from fmlib.files import write_beside
 from fmlib.fuse import fuse_folder, fuse_pair
 from fmlib.fusion_metrics import METRICS, luma
 from fmlib.fusion_pairs import Pairs
@@ -20,7 +21,7 @@ from fmlib.models.maefuse import SENSORS, MaeFuse, all_ids
 from fmlib.recipe import pick_device
 from fmlib.score_fusion import BASELINES, read_grey, score_folders
 from fmlib.viz.images import stretch
-from fmlib.weights import load, write_beside
+from fmlib.weights import load
 
 MS_SSIM_SIDE = 176  # pixels: five scales of 11
 TITLES = {"ir": "infrared", "vi": "visible"}

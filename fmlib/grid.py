@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fmlib.files import write_text
 from fmlib.launch import grid
 from fmlib.params import check_params, read_parameters
 from fmlib.render import BASE_CSS
@@ -132,9 +133,8 @@ def comparison_page(experiment: Experiment) -> Path:
         script=SORT,
     )
     experiment.folder.mkdir(parents=True, exist_ok=True)
-    index, beside = experiment.folder / "index.html", experiment.folder / ".index.html.part"
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(index)
+    index = experiment.folder / "index.html"
+    write_text(index, page)
     return index
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
 
+from fmlib.files import write_text
 from fmlib.tables import columns, html_value
-from fmlib.weights import write_beside
 
 SPREAD = " ± is one standard deviation over seeds."
 RULE = (
@@ -61,7 +61,7 @@ def write_tables(found: list[PaperTable], folder: str | Path) -> list[Path]:
         Path(folder) / f"{t.name}{end}": make(t) for t in found for end, make in ((".tex", latex), (".csv", sheet))
     }
     for path, text in texts.items():
-        write_beside(path, lambda beside, text=text: beside.write_text(text, encoding="utf-8", newline=""))
+        write_text(path, text)
     return list(texts)
 
 

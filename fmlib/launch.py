@@ -4,7 +4,6 @@ A notebook trains this way: its kernel keeps its memory, a run that dies takes n
 an interruption goes on where the runs stopped.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -14,10 +13,10 @@ from importlib import import_module
 from itertools import product
 from pathlib import Path
 
+from fmlib.files import write_json
 from fmlib.progress import watched
 from fmlib.recipe import TrainParams
 from fmlib.resume import finished, read_log, read_validation, total_steps
-from fmlib.weights import write_beside
 
 __all__ = [
     "grid",
@@ -168,7 +167,7 @@ def _start(module: str, batch: list[tuple[dict, Path]], ranks: int) -> subproces
     asked = [folder / "asked.json" for _, folder in batch]
     for (run, folder), path in zip(batch, asked, strict=True):
         folder.mkdir(parents=True, exist_ok=True)
-        write_beside(path, lambda path, run=run: path.write_text(json.dumps(run, indent=2)))
+        write_json(path, run)
     env = os.environ | {"OMP_NUM_THREADS": str(batch[0][0]["num_threads"]), "FMLIB_BATCH": "1"}
     with open(asked[0].with_name("printed.txt"), "w") as printed:
         together = ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"] if ranks > 1 else []

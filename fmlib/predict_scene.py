@@ -1,7 +1,6 @@
 """Classify every pixel of a scene, window by window, into a georeferenced class map; memory does not grow with it."""
 
 import colorsys
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,8 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
+
+from fmlib.files import write_beside
 
 NO_CLASS = 255  # in the map: where a sensor has no data
 TILE = 256  # pixels a side of what is read and written at once; a multiple of 16, as GeoTIFF asks
@@ -229,9 +230,8 @@ def write_map(
     colors = colors or _hues(len(classes))
     grid = {"crs": like.crs, "transform": like.transform, "height": like.height, "width": like.width}
     blocks = {"tiled": True, "blockxsize": tile, "blockysize": tile, "compress": "deflate"}
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+
+    def write(beside: Path) -> None:
         with rasterio.open(
             beside, "w", driver="GTiff", count=1, dtype="uint8", nodata=NO_CLASS, **grid, **blocks
         ) as file:
@@ -240,9 +240,9 @@ def write_map(
                 file.write_colormap(1, dict(enumerate(colors)) | {NO_CLASS: (0, 0, 0, 0)})
             for part, found in parts:
                 file.write(found, 1, window=part)
-        os.replace(beside, out)
-    finally:
-        beside.unlink(missing_ok=True)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_beside(out, write)
     return out
 
 

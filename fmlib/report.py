@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fmlib.files import write_text
 from fmlib.render import BASE_CSS, notebook_page, render_math
 from fmlib.run import repository
 from fmlib.tables import html_table, html_value
@@ -94,9 +95,8 @@ def build_index(folder: str | Path) -> Path:
         summary=f"{count}. Each number comes from the run it stands beside. {made}.",
         cards="\n".join(map(_card, runs)) or "<p>No runs yet.</p>",
     )
-    index, beside = folder / "index.html", folder / ".index.html.part"
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(index)
+    index = folder / "index.html"
+    write_text(index, page)
     return index
 
 

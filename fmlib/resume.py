@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fmlib.weights import write_beside
+from fmlib.files import write_beside, write_text
 
 # What may differ when a run is taken up again: it does not shape the result (`init` no longer does).
 FREE = {"out", "data_root", "init", "device", "num_threads", "log_every", "save_every", "validate_every", "compile"}
@@ -39,7 +39,7 @@ def resume(out: Path, params, model, optimizer, write: bool = True) -> int:
     if write:
         kept = [record for record in read_log(out) if record["step"] <= state["step"]]
         lines = "".join(json.dumps(record) + "\n" for record in kept)
-        write_beside(out / "log.jsonl", lambda path: path.write_text(lines))
+        write_text(out / "log.jsonl", lines)
     return state["step"]
 
 

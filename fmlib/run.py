@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 
 from fmlib import __version__
-from fmlib.execute import execute, write_json
+from fmlib.execute import execute
+from fmlib.files import write_json
 from fmlib.params import check_params, read_parameters
 from fmlib.render import notebook_page
 from fmlib.sources import FMLIB, used_sources

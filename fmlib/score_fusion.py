@@ -15,10 +15,10 @@ import torch
 from tqdm import tqdm
 
 from fmlib.data.pictures import ENDINGS, read_image
+from fmlib.files import write_beside
 from fmlib.fusion_baselines import laplacian_pyramid, mean_image
 from fmlib.fusion_metrics import CONVENTIONS, METRICS, luma, score
 from fmlib.progress import watched
-from fmlib.weights import write_beside
 
 BASELINES = {  # what any method must beat
     "mean": mean_image,

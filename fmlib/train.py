@@ -27,13 +27,14 @@ from fmlib.data.augment import augment, center_crop
 from fmlib.data.batches import ahead, batch_indices, preload
 from fmlib.data.records import Records
 from fmlib.distributed import ALONE, Ranks, gathered, joined, replicate, summed, without_exchange
+from fmlib.files import write_json
 from fmlib.masking import Masks, draw_masks
 from fmlib.models.dino import two_views
 from fmlib.params import run_each
 from fmlib.progress import Progress
 from fmlib.recipe import TYPES, TrainParams, autocast, build, check, make_optimizer, pick_device, read_params
 from fmlib.resume import resume, save_state
-from fmlib.weights import save, write_beside
+from fmlib.weights import save
 
 IN_MEMORY = 2 * 2**30  # bytes of packed records above which they are read from disk as they are needed
 _MASK_SEED, _CROP_SEED, _VALIDATION_SEED = 1, 2, 3  # streams of random numbers that never meet
@@ -65,7 +66,7 @@ def train(params: TrainParams | dict) -> nn.Module:
         optimizer, scheduler = make_optimizer(model, p)
         start = resume(out, p, model, optimizer, write=ranks.first)
         if ranks.first:
-            write_beside(out / "params.json", lambda path: path.write_text(json.dumps(asdict(p), indent=2)))
+            write_json(out / "params.json", asdict(p))
         if start < p.steps:
             _loop(p, model, optimizer, scheduler, device, start, out, ranks)
         trained = start < p.steps or not (out / "model" / "config.json").exists()  # now; or killed before its end

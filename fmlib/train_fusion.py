@@ -32,6 +32,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from fmlib.convert import load_maefuse, maefuse_on
+from fmlib.files import write_json
 from fmlib.fusion_losses import STAGES, losses
 from fmlib.fusion_pairs import Pairs
 from fmlib.layers import to_pair
@@ -44,7 +45,7 @@ from fmlib.progress import Progress
 from fmlib.recipe import autocast, pick_device
 from fmlib.resume import resume, save_state
 from fmlib.train import NonFiniteLoss, due_now
-from fmlib.weights import load_strictly, save, write_beside
+from fmlib.weights import load_strictly, save
 
 PARTS = {"cfm": ("cfm", "concat"), "mfm": ("mfm",), "decoder": ("decoder",)}  # attributes of `MaeFuse`
 SCHEDULES = ("constant", "cosine")
@@ -153,7 +154,7 @@ def train(params: FusionParams | dict) -> MaeFuse:
     for train_parts in p.train:
         choose_parts(model, train_parts)  # raises before anything is trained if the model lacks one
     start = resume(out, p, model, optimizer)
-    write_beside(out / "params.json", lambda path: path.write_text(json.dumps(asdict(p), indent=2)))
+    write_json(out / "params.json", asdict(p))
     if start < total:
         _loop(p, model, optimizer, device, start, out)
     if start < total or not (out / "model" / "config.json").exists():

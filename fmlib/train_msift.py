@@ -26,6 +26,7 @@ from fmlib.data.augment import augment, center_crop
 from fmlib.data.batches import batch_indices
 from fmlib.evaluate.metrics import bootstrap, confusion, confusion_scores
 from fmlib.evaluate.probe import CHOSEN_BY
+from fmlib.files import write_json
 from fmlib.misalign import Displacement, all_ways, draw_displacement, misalign
 from fmlib.models.msift import MsIFT
 from fmlib.params import run_each
@@ -48,7 +49,7 @@ from fmlib.recipe_msift import (
 )
 from fmlib.resume import read_log, resume, save_state
 from fmlib.train import check_finite, due_now, step_generator
-from fmlib.weights import save, write_beside
+from fmlib.weights import save
 
 __all__ = ["PUBLISHED", "MsiftParams", "open_parts", "predict", "predict_displaced", "read_log", "read_params", "train"]
 
@@ -89,7 +90,7 @@ def train(params: MsiftParams | dict, parts: dict[str, Part] | None = None) -> M
     both = nn.ModuleDict({"now": model, "best": copy.deepcopy(model)})  # one state to save and to resume
     optimizer, scheduler = make_optimizer(model, p)
     start = resume(out, p, both, optimizer)
-    write_beside(out / "params.json", lambda path: path.write_text(json.dumps(asdict(p), indent=2)))
+    write_json(out / "params.json", asdict(p))
     if start < p.steps:
         _loop(p, both, optimizer, scheduler, parts, start, out)
     best = both["best" if p.validation else "now"].eval()
@@ -241,7 +242,7 @@ def _finish(p: MsiftParams, model: MsIFT, parts: dict[str, Part], out: Path) -> 
     samples = [_found(p, *row) for row in zip(outcome.ids, outcome.places, outcome.confusion, strict=True)]
     scores = {"step": step, "classes": list(answers(p, parts["test"].data)), "validation": validation}
     scores |= {"test": outcome.scores | {f"{by}_{end}": interval[end] for end in ("low", "high")}, "samples": samples}
-    write_beside(out / "scores.json", lambda path: path.write_text(json.dumps(scores)))
+    write_json(out / "scores.json", scores, indent=None)
     save(model, out / "model", step=step)  # last: its presence says that the run is finished
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: a folder with `model.safetensors` and `config.json` from which `load` rebuilds the model."""
 
+import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import fmlib
+from fmlib.files import write_beside, write_json
 from fmlib.modality import Modality
 from fmlib.models.baselines import InfoNCE, SmallResNet
 from fmlib.models.dino import DINO
@@ -41,7 +42,7 @@ def save(model: nn.Module, folder: str | Path, dtype: torch.dtype = torch.float3
         k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in model.state_dict().items()
     }
     write_beside(folder / "model.safetensors", lambda path: save_file(weights, path))
-    write_beside(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=2, ensure_ascii=False)))
+    write_json(folder / "config.json", config)
     return folder
 
 
@@ -84,13 +85,9 @@ def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], source: st
     model.load_state_dict(weights)
 
 
-def write_beside(path: Path, write) -> None:
-    """Let `write(temporary path)` write a file, then rename it: nothing half-written ever has the final name."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(beside)
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+def digest(model: nn.Module) -> str:
+    """SHA-256 of all weights and their names: equal for equal weights, wherever they lie."""
+    found = hashlib.sha256()
+    for key, x in sorted(model.state_dict().items()):
+        found.update(key.encode() + x.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

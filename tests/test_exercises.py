@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from notebook_runs import run_cells
+from notebook_runs import run_here
 from test_notebooks import FOLDER, SOLUTIONS, cells_of, is_parameters, lines_of, section
 
 from fmlib.params import read_parameters
@@ -83,7 +83,7 @@ def metrics(scenes, tmp_path_factory):
         if name not in found:
             folder = tmp_path_factory.mktemp(name)
             values = {"data_root": str(scenes), "out": str(folder / "run")} | SMALL[name] | more
-            run_cells(FOLDER / "exercises" / f"{name}.ipynb", values, folder)
+            run_here(FOLDER / "exercises" / f"{name}.ipynb", values, folder)
             found[name] = json.loads((folder / "run" / "metrics.json").read_text())
         return found[name]
 

@@ -19,11 +19,10 @@ from test_run import FINISH, write_notebook
 from fmlib import launch
 from fmlib.cli import main
 from fmlib.evaluate.command import EvaluateParams, read_scores
-from fmlib.execute import write_json
+from fmlib.files import write_beside, write_json
 from fmlib.report import build_index
 from fmlib.resume import finished, read_log, resume, save_state
 from fmlib.run import RunError, finish, run_key, run_notebook
-from fmlib.weights import write_beside
 
 REPO = Path(__file__).resolve().parent.parent
 PAGE = REPO / "docs" / "faults.md"

@@ -183,7 +183,7 @@ def test_a_folder_goes_through_and_names_what_failed(folders):
     assert "alone" in report.failed["alone"]
     assert "damaged.png: cannot be read as a picture" in report.failed["damaged"]
     assert "sizes.png of 40 × 33 pixels and" in report.failed["sizes"]
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png"]  # nothing half-written
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", "fused_by.json"]  # and no parts
     read = {name: np.asarray(Image.open(folder / "a.png")) for name, folder in (("ir", ir), ("vi", vi))}
     expected = fuse_pair(model, read["ir"], read["vi"].transpose(2, 0, 1)).transpose(1, 2, 0)
     assert np.array_equal(np.asarray(Image.open(out / "a.png")), expected)
@@ -200,6 +200,23 @@ def test_a_second_call_goes_on(folders):
         ["a.png", "c.png"],
     )
     assert (out / "a.png").stat().st_mtime_ns == before
+
+
+def test_results_of_other_weights_are_not_taken_for_these(folders):
+    ir, vi, out = folders
+    model = build()
+    fuse_folder(ir, vi, out, model)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.5)
+    with pytest.raises(ValueError, match="out holds 3 pictures fused with other weights; choose another folder or"):
+        fuse_folder(ir, vi, out, model)
+    with pytest.raises(ValueError, match="fused with other weights, tile, overlap;"):
+        fuse_folder(ir, vi, out, model, tile=16, overlap=4)
+    (out / "fused_by.json").unlink()
+    with pytest.raises(ValueError, match="fused with unknown weights"):
+        fuse_folder(ir, vi, out, model)
+    one = ir / "a.png", vi / "a.png", out
+    assert fuse_folder(*one, model).fused == [out / "a.png"]  # of two files, the result is always made anew
 
 
 def test_two_files_make_one(folders, tmp_path):

@@ -1,6 +1,7 @@
 """The training loop: it learns, repeats itself, survives a kill, and stops on what is broken."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -59,20 +60,20 @@ def test_the_seed_decides_bit_by_bit(archive, tmp_path):
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-def test_killed_at_any_step_it_ends_with_the_same_weights(archive, tmp_path):
-    """SIGKILL three times at different steps, restart with the same command each time."""
-    command = [sys.executable, "-m", "fmlib.train"]
+def test_killed_at_any_step_it_ends_with_the_same_weights(archive, tmp_path, monkeypatch):
+    """SIGKILL three times at different steps, begun again with the same parameters each time."""
+    monkeypatch.setenv("FMLIB_BATCH", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fmlib.train"])  # imported once for all three
     given = params(archive, tmp_path / "killed", steps=30, save_every=7, log_every=1)
-    path = tmp_path / "params.json"
-    path.write_text(json.dumps(given))
     for target in (3, 12, 22):
-        process = subprocess.Popen(
-            [*command, str(path)], env=os.environ | {"FMLIB_BATCH": "1"}, stdout=subprocess.DEVNULL
-        )
-        while not any(r["step"] >= target for r in read_log(given["out"])) and process.poll() is None:
+        process = context.Process(target=train, args=(given,))
+        process.start()
+        while not any(r["step"] >= target for r in read_log(given["out"])) and process.is_alive():
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     train(given)
     train(given | {"out": str(tmp_path / "whole")})
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))

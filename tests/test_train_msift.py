@@ -1,6 +1,5 @@
 """Supervised training of MsIFT: it learns all three tasks, repeats itself, survives a kill, and scores what it says."""
 
-import copy
 import json
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from archives import make_ombria
+from msift_parts import open_corners, params, scores_of
 from safetensors.torch import load_file
 from sensors import sensor
 
@@ -15,13 +15,9 @@ from fmlib import train_msift
 from fmlib.data import open_dataset
 from fmlib.data.batches import preload
 from fmlib.evaluate.metrics import confusion_scores
-from fmlib.misalign import Displacement
 from fmlib.recipe_msift import Part, build, make_optimizer, stack_views, task_labels
 from fmlib.train import NonFiniteLoss
-from fmlib.train_msift import MsiftParams, main, open_parts, predict, predict_displaced, read_log, read_params, train
-
-QUICK = {"views": ["before", "after"], "crop": 32, "batch_size": 4, "steps": 6, "depth": 1, "num_threads": 1}
-QUICK |= {"warmup": 1, "log_every": 2, "save_every": 2, "validate_every": 2, "lr": 3e-3}
+from fmlib.train_msift import MsiftParams, main, open_parts, predict, read_log, read_params, train
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +27,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(archive):
-    """A corner of each picture, opened once."""
-    opened = open_parts(read_params(QUICK | {"data_root": str(archive)}))
-    for part in opened.values():
-        for name, array in part.data.arrays.items():
-            part.data.arrays[name] = array[..., :64, :64]
-    return {part: Part(data, indices) for part, (data, indices) in opened.items()}
+    return open_corners(archive)
 
 
 class Windows:
@@ -66,20 +57,12 @@ def windows() -> dict[str, Part]:
     return {part: Part(x, np.arange(len(x))[:, None]) for part, x in data.items()}
 
 
-def params(out, **options) -> dict:
-    return QUICK | {"out": str(out)} | options
-
-
 def weights(out) -> dict:
     return load_file(out / "model" / "model.safetensors")
 
 
 def same(a, b) -> bool:
     return all(torch.equal(a[k], b[k]) for k in a | b)
-
-
-def scores_of(out) -> dict:
-    return json.loads((out / "scores.json").read_text())
 
 
 # -- it learns ------------------------------------------------------------------------------------------------------
@@ -218,61 +201,6 @@ def test_dates_are_stacked_as_bands(archive, parts):
     batch = train_msift.read_batch(part, slice(0, 2), ["s2"], "cpu")
     before, after = (part.data.arrays["s2"][part.indices[:2, view]] for view in (0, 1))
     assert np.array_equal(batch.images["s2"], np.concatenate([before, after], 1))
-
-
-def test_a_displaced_source_scores_as_displaced_images_do(parts, tmp_path):
-    p = read_params(params(tmp_path, steps=12))
-    model, part = train(p, parts), parts["test"]
-    found = [predict_displaced(model, part, p, shift) for shift in (0, 5, 30)]
-    assert found[0].scores["miou"] == scores_of(tmp_path)["test"]["miou"]
-    assert found[2].scores["miou"] < found[0].scores["miou"]
-    up, down = (predict(model, part, p, displaced=("s2", Displacement(angle=angle))) for angle in (9, -9))
-    turned = predict_displaced(model, part, p, 9, kind="angle")
-    assert torch.equal(turned.confusion, up.confusion + down.confusion)
-    assert (found[1].confusion.sum((1, 2)) == 4 * 64 * 64).all()  # four ways; the map stays where it is and whole
-    assert found[1].places == ["0001", "0002", "0003"]
-
-
-def test_the_middle_is_looked_at_after_moving(parts, tmp_path):
-    """So what comes in at its border is real ground, not a reflection."""
-    p = read_params(params(tmp_path))
-    model, part = train(p, parts), parts["test"]
-    moved = predict(model, part, p, displaced=("s2", Displacement(8, 0)), crop=32)
-    assert (moved.confusion.sum((1, 2)) == 32 * 32).all()
-    inside = {name: array.copy() for name, array in part.data.arrays.items()}
-    inside["s2"] = np.roll(inside["s2"], 8, axis=2)
-    other = copy.copy(part.data)
-    other.arrays = {name: array[..., 16:48, 16:48] for name, array in inside.items()}
-    assert torch.equal(predict(model, Part(other, part.indices), p).confusion, moved.confusion)
-
-
-def test_a_model_without_the_displaced_source_does_not_care(parts, tmp_path):
-    p = read_params(params(tmp_path, sensors=["s1"], fusion="single"))
-    alone = {part: Part(copy.copy(data), indices) for part, (data, indices) in parts.items()}
-    for data, _ in alone.values():
-        data.modalities = {"s1": data.modalities["s1"]}
-    model = train(p, alone)
-    still, moved = (predict_displaced(model, alone["test"], p, shift, "s2") for shift in (0, 8))
-    assert torch.equal(moved.confusion, 4 * still.confusion)
-
-
-def test_displacement_in_training_moves_one_source_alone(parts, tmp_path):
-    plain, shifted = (
-        train_msift._batch(read_params(params(tmp_path, shift_train=shift)), parts["train"], ["s1", "s2"], "cpu", 0)
-        for shift in (0.0, 6.0)
-    )
-    assert torch.equal(plain.images["s1"], shifted.images["s1"])
-    assert torch.equal(plain.labels, shifted.labels)
-    assert not torch.equal(plain.images["s2"], shifted.images["s2"])
-    assert set(shifted.images["s2"].unique().tolist()) <= set(range(256))  # whole pixels: no blur
-
-
-def test_a_source_can_be_left_out_when_scoring(parts, tmp_path):
-    p = read_params(params(tmp_path))
-    model = train(p, parts)
-    alone = predict(model, parts["test"], p, sensors=["s1"])
-    assert alone.places == ["0001", "0002", "0003"]
-    assert not torch.equal(alone.confusion, predict(model, parts["test"], p).confusion)
 
 
 # -- parameters -----------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ import pytest
 import torch
 from sensors import generator, images, two_sensors
 
+from fmlib.files import write_beside
 from fmlib.masking import draw_masks
 from fmlib.models.fusmae import fusmae
-from fmlib.weights import load, save, write_beside
+from fmlib.weights import digest, load, save
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,15 @@ def test_damage_and_absence_are_named(checkpoint, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
         load(tmp_path)
+
+
+def test_a_digest_tells_weights_apart(checkpoint):
+    model, folder = checkpoint
+    other = load(folder)
+    assert digest(model) == digest(other)
+    with torch.no_grad():
+        next(other.parameters()).flatten()[-1] += 1e-3
+    assert digest(model) != digest(other)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

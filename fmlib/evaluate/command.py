@@ -20,11 +20,12 @@ from fmlib.data.records import Records
 from fmlib.evaluate.presets import PROTOCOLS, Protocol
 from fmlib.evaluate.protocol import open_splits, run_protocol
 from fmlib.evaluate.trees import tree_rows
+from fmlib.files import write_json
 from fmlib.models.mae import check_choices
 from fmlib.params import check_params, run_each
 from fmlib.recipe import pick_device
 from fmlib.resume import changes
-from fmlib.weights import load, write_beside
+from fmlib.weights import load
 
 METHODS = ("linear", "finetuned", "trees")
 FREE = {"out", "data_root", "device", "num_threads"}  # these do not shape the scores
@@ -87,8 +88,7 @@ def evaluate(given: dict | EvaluateParams) -> list[dict]:
     if p.model:
         rows += run_protocol(protocol, load(p.model, pick_device(p.device)), methods=p.methods, splits=splits)
     Path(p.out).mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"params": asdict(p), "rows": rows})
-    write_beside(Path(p.out) / "scores.json", lambda path: path.write_text(text))
+    write_json(Path(p.out) / "scores.json", {"params": asdict(p), "rows": rows}, indent=None)
     return rows
 
 

@@ -3,7 +3,6 @@
 Figures are made without a window and closed at once: a notebook shows one by naming it on the last line of a cell.
 """
 
-import os
 import textwrap
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from fmlib.files import write_beside
 
 ONE_COLUMN, TWO_COLUMNS, DEEPEST = 3.5, 7 + 1 / 16, 9.0  # inches: IEEE column widths and largest depth
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -42,9 +43,8 @@ def save_figure(fig: Figure, path: str | Path) -> list[Path]:
     written = [path.with_name(f"{path.name}.{suffix}") for suffix in metadata]
     with plt.rc_context({"svg.hashsalt": "fmlib", "svg.fonttype": "none", "pdf.fonttype": 42}):
         for target, (suffix, entry) in zip(written, metadata.items(), strict=True):
-            beside = target.with_name(f".{target.name}.{os.getpid()}")
-            fig.savefig(beside, format=suffix, metadata=entry, dpi=300, bbox_inches=None)
-            os.replace(beside, target)
+            options = {"format": suffix, "metadata": entry, "dpi": 300, "bbox_inches": None}
+            write_beside(target, lambda beside, options=options: fig.savefig(beside, **options))
     return written
 
 
