@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fmlib.data.augment import augment, center_crop
 from fmlib.data.batches import batch_indices
-from fmlib.evaluate.metrics import bootstrap, confusion, confusion_scores
+from fmlib.evaluate.metrics import accuracies, bootstrap_matrices, confusion, confusion_scores, mean_ious
 from fmlib.evaluate.probe import CHOSEN_BY
 from fmlib.files import write_json
 from fmlib.misalign import Displacement, all_ways, draw_displacement, misalign
@@ -237,7 +237,8 @@ def matrix_scores(matrix: Tensor) -> dict:
 def _finish(p: MsiftParams, model: MsIFT, parts: dict[str, Part], out: Path) -> None:
     """Score the test part with the weights that were chosen; write the checkpoint and `scores.json`."""
     outcome, by = predict(model, parts["test"], p), CHOSEN_BY[p.kind]
-    interval = bootstrap(lambda rows: confusion_scores(outcome.confusion[rows])[by], outcome.places)
+    score = {"accuracy": accuracies, "miou": mean_ious}[by]
+    interval = bootstrap_matrices(score, outcome.confusion, outcome.places)
     validation, step = _best(p, out)[1:] if p.validation else ({}, p.steps)
     samples = [_found(p, *row) for row in zip(outcome.ids, outcome.places, outcome.confusion, strict=True)]
     scores = {"step": step, "classes": list(answers(p, parts["test"].data)), "validation": validation}

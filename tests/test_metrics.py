@@ -6,12 +6,14 @@ import torch
 from sklearn import metrics as sklearn
 
 from fmlib.evaluate import (
+    accuracies,
     average_precision,
     batch_averaged_micro_ap,
     bootstrap,
+    bootstrap_matrices,
     confusion,
     confusion_scores,
-    mean_iou,
+    mean_ious,
     multi_label_scores,
     single_label_scores,
     summarise,
@@ -93,7 +95,8 @@ def test_confusion_scores_are_scikit_learns_and_ignore_255():
     assert (matrix.sum(0).numpy() == sklearn.confusion_matrix(true, guess)).all()
     found = confusion_scores(matrix)
     assert found["iou"] == pytest.approx(sklearn.jaccard_score(true, guess, average=None).tolist())
-    assert found["miou"] == mean_iou(matrix) == pytest.approx(sklearn.jaccard_score(true, guess, average="macro"))
+    assert found["miou"] == pytest.approx(sklearn.jaccard_score(true, guess, average="macro"))
+    assert found["miou"] == mean_ious(matrix.sum(0).numpy())
     assert found["f1_macro"] == pytest.approx(sklearn.f1_score(true, guess, average="macro"))
     assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(true, guess))
     assert found["class_accuracy"] == pytest.approx(sklearn.balanced_accuracy_score(true, guess))
@@ -108,8 +111,8 @@ def test_mean_iou_is_over_the_set_not_the_images():
     labels = torch.tensor([[0] * 9 + [1], [1] * 10])
     pred = torch.tensor([[0] * 10, [1] * 10])
     matrix = confusion(pred, labels, 2)
-    assert mean_iou(matrix) == pytest.approx((9 / 10 + 10 / 11) / 2)
-    assert mean_iou(matrix) != pytest.approx(np.mean([mean_iou(m) for m in matrix]))
+    assert mean_ious(matrix.sum(0).numpy()) == pytest.approx((9 / 10 + 10 / 11) / 2)
+    assert mean_ious(matrix.sum(0).numpy()) != pytest.approx(mean_ious(matrix.numpy()).mean())
     assert confusion_scores(matrix[1])["miou"] == 1  # a class that neither occurs nor is predicted does not count
     assert np.isnan(confusion_scores(matrix[1])["iou"][0])
 
@@ -150,6 +153,14 @@ def test_an_interval_follows_from_its_seed_and_moves_whole_places():
     assert first["score"] == 2.5
     for rows in seen:
         assert all((rows == 2 * place).sum() == (rows == 2 * place + 1).sum() for place in range(3))
+
+
+@pytest.mark.parametrize(("score", "name"), [(mean_ious, "miou"), (accuracies, "accuracy")])
+def test_all_draws_at_once_give_the_same_interval(score, name):
+    matrices = torch.randint(0, 50, (12, 3, 3), generator=torch.Generator().manual_seed(0))
+    places = [f"p{number // 2}" for number in range(12)]
+    one_by_one = bootstrap(lambda rows: confusion_scores(matrices[rows])[name], places, n=200, seed=3)
+    assert bootstrap_matrices(score, matrices, places, n=200, seed=3) == pytest.approx(one_by_one, abs=1e-12)
 
 
 def test_spread_over_seeds():

@@ -52,17 +52,17 @@ def confusion_scores(matrix: Tensor) -> dict:
     return scores | {key: x.tolist() for key, x in lists.items()}
 
 
-def mean_iou(matrix: Tensor) -> float:
-    """Mean intersection over union from summed confusion matrices, see `confusion_scores`."""
-    return float(mean_ious(matrix.reshape(-1, *matrix.shape[-2:]).sum(0).double().cpu().numpy()))
-
-
 def mean_ious(matrix: np.ndarray) -> np.ndarray:
     """Mean intersection over union of each matrix, over the classes that occur or are predicted: (…, C, C) → (…)."""
     hit = np.einsum("...cc->...c", matrix)
     union = matrix.sum(-1) + matrix.sum(-2) - hit
     iou = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
     return np.nanmean(iou, -1)
+
+
+def accuracies(matrix: np.ndarray) -> np.ndarray:
+    """Share of samples or pixels that are right in each matrix: (…, C, C) → (…)."""
+    return np.einsum("...cc->...", matrix) / matrix.sum((-2, -1))
 
 
 def single_label_scores(logits: Tensor, labels: Tensor) -> dict:
@@ -143,7 +143,7 @@ def bootstrap(
         NaN (no positives among them, say) are left out.
 
     Example:
-        >>> bootstrap(lambda rows: mean_iou(matrices[rows]), features.places)
+        >>> bootstrap(lambda rows: average_precision(scores[rows], labels[rows])["macro"], features.places)
     """
     _, place = np.unique(np.asarray(places), return_inverse=True)
     members = [np.flatnonzero(place == number) for number in range(place.max() + 1)]
@@ -151,8 +151,37 @@ def bootstrap(
     for _ in range(n):
         drawn = rng.integers(len(members), size=len(members))
         draws.append(score(np.concatenate([members[number] for number in drawn])))
+    return {"score": float(score(np.arange(len(place))))} | _interval(draws, level)
+
+
+def bootstrap_matrices(
+    score: Callable[[np.ndarray], np.ndarray],
+    matrices: Tensor,
+    places: Sequence[str],
+    n: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, float]:
+    """`bootstrap` of a score of the samples' summed confusion matrices: the same draws, all at once.
+
+    Args:
+        score: takes matrices (…, C, C) and returns numbers (…), e.g. `mean_ious`.
+        matrices: (N, C, C), one a sample. places, n, level, seed: as for `bootstrap`.
+
+    Returns:
+        As `bootstrap`.
+    """
+    _, place = np.unique(np.asarray(places), return_inverse=True)
+    sums = np.zeros((place.max() + 1, *matrices.shape[1:]))
+    np.add.at(sums, place, matrices.cpu().numpy())
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(n, len(sums)))
+    times = np.stack([np.bincount(row, minlength=len(sums)) for row in drawn])  # (n, places)
+    return {"score": float(score(sums.sum(0)))} | _interval(score(np.tensordot(times, sums, 1)), level)
+
+
+def _interval(draws: Sequence[float], level: float) -> dict[str, float]:
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return {"score": float(score(np.arange(len(place)))), "low": float(low), "high": float(high)}
+    return {"low": float(low), "high": float(high)}
 
 
 def summarise(rows: Sequence[dict], by: Sequence[str], value: str = "error") -> list[dict]:

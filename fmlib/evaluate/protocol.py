@@ -15,10 +15,10 @@ from fmlib.evaluate.finetune import finetune
 from fmlib.evaluate.leaks import find_leaks, touching_places
 from fmlib.evaluate.metrics import (
     batch_averaged_micro_ap,
-    bootstrap,
+    bootstrap_matrices,
     confusion,
     confusion_scores,
-    mean_iou,
+    mean_ious,
     multi_label_scores,
     single_label_scores,
 )
@@ -231,6 +231,6 @@ def more_scores(protocol: Protocol, outputs: Tensor, labels: Tensor, places: Seq
     if protocol.batch_average:
         scores["ap_micro_batch_averaged"] = batch_averaged_micro_ap(outputs, labels, protocol.batch_average)
     if protocol.task == "segmentation":
-        interval = bootstrap(lambda rows: mean_iou(outputs[rows]), places)
+        interval = bootstrap_matrices(mean_ious, outputs, places)
         scores |= {"miou_low": interval["low"], "miou_high": interval["high"], "confusion": outputs.tolist()}
     return scores
