@@ -3,14 +3,12 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
-from notebook_runs import run_cells
+from notebook_runs import run_cells, run_here
 
 from fmlib.params import check_params, profile_params, read_parameters
 
@@ -95,9 +93,7 @@ def test_it_ends_with_what_to_remember_and_three_exercises(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=lambda path: path.stem)
 def test_it_is_stored_without_outputs(path):
-    assert not any(cell.outputs for cell in cells_of(path, "code"))
-    done = subprocess.run([Path(sys.executable).with_name("nbstripout"), "--verify", path], capture_output=True)
-    assert done.returncode == 0, f"run: nbstripout {path.name}"
+    assert not any(cell.outputs or cell.execution_count for cell in cells_of(path, "code")), f"run: nbstripout {path}"
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
@@ -117,7 +113,9 @@ def test_a_profile_speaks_of_notebooks_and_parameters_that_exist(profile):
 
 @each_notebook
 def test_every_cell_runs(path, scenes, tmp_path):
+    """Up to the first that trains in a kernel, as a reader runs them; the others where torch is loaded already."""
     out = tmp_path / "run"
     values = profile_params(path, "smoke")[0] | {"data_root": str(scenes), "out": str(out)}
-    run_cells(path, values, tmp_path)
+    run = run_cells if path.name < "03" else run_here
+    run(path, values, tmp_path)
     assert json.loads((out / "metrics.json").read_text())["headline"]
