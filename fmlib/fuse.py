@@ -91,8 +91,7 @@ def fuse_folder(
     check_windows(tile, overlap)  # here, and not for every pair
     model = weights if isinstance(weights, MaeFuse) else load_maefuse(weights)[0]
     model = model.to(device).eval()
-    made_by = {"weights": digest(model), "tile": tile, "overlap": overlap}
-    kept, fused = _kept(Path(out), pairs, made_by) if Path(ir).is_dir() else [], []
+    kept, fused = _kept(Path(out), pairs, model, tile, overlap) if Path(ir).is_dir() else [], []
     todo = {target: pair for target, pair in pairs.items() if target not in kept}
     for target, (ir_file, vi_file) in tqdm(todo.items(), unit="pair", disable=not watched()):
         try:
@@ -122,8 +121,9 @@ def _pair_up(ir: Path, vi: Path, out: Path) -> tuple[dict[Path, tuple[Path, Path
     return {_apart(out / _result_name(pair[1]), *pair): pair for pair in pairs}, failed
 
 
-def _kept(out: Path, targets: Iterable[Path], made_by: dict) -> list[Path]:
+def _kept(out: Path, targets: Iterable[Path], model: MaeFuse, tile: int | None, overlap: int) -> list[Path]:
     """Which results are there; notes in `out` what makes the others. Raises ValueError if these were made otherwise."""
+    made_by = {"weights": digest(model), "tile": tile, "overlap": overlap}
     there = [target for target in targets if target.exists()]
     note = out / MADE_BY
     known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}

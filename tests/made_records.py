@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from sensors import sensor
 
+from fmlib.data.pack import pack
 from fmlib.data.sample import Raw, to_sample
 
 
@@ -49,3 +50,7 @@ class Made:
         if index != 5:
             extras["map"] = rng.integers(0, 3, (40, 40), dtype=np.uint8)
         return Raw(bands, extras, self.files(index) | {"s1": self.files(index)["s2"]}, {"s2": 0.0})
+
+
+def pack_made(source: Made, folder: Path) -> Path:
+    return pack(source, folder / "train", {"dates": ("after",)}, shard_size=8, workers=0)

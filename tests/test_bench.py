@@ -105,9 +105,9 @@ def test_an_epoch_reads_every_record_once(tmp_path, capsys, monkeypatch):
 
 
 def test_fusing_takes_no_more_memory_for_taller_images(capsys):
-    assert main(["bench", "fuse", "--sides", "120", "320", "--device", "cpu"]) == 0
+    assert main(["bench", "fuse", "--sides", "160", "480", "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["pairs_per_s"] == pytest.approx(1e3 / found["ms_per_pair"])
     small, large = found["memory"]
-    assert [small["side"], large["side"]] == [120, 320]
+    assert [small["side"], large["side"]] == [160, 480]
     assert 0 < large["peak_mb"] < 1.3 * small["peak_mb"]

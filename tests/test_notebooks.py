@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -93,7 +95,13 @@ def test_it_ends_with_what_to_remember_and_three_exercises(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=lambda path: path.stem)
 def test_it_is_stored_without_outputs(path):
-    assert not any(cell.outputs or cell.execution_count for cell in cells_of(path, "code")), f"run: nbstripout {path}"
+    assert not any(cell.outputs for cell in cells_of(path, "code"))
+
+
+def test_all_are_stored_as_nbstripout_leaves_them():
+    nbstripout = Path(sys.executable).with_name("nbstripout")
+    done = subprocess.run([nbstripout, "--verify", *NOTEBOOKS, *SOLUTIONS], capture_output=True, text=True)
+    assert done.returncode == 0, f"run nbstripout on what it names: {done.stdout}"
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)

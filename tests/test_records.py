@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from archives import make_ombria
-from made_records import Made
+from made_records import Made, pack_made
 
 from fmlib.data import open_dataset
 from fmlib.data.batches import collate
@@ -24,7 +24,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(source, tmp_path_factory):
-    return pack(source, tmp_path_factory.mktemp("packed") / "train", {"dates": ("after",)}, shard_size=8, workers=0)
+    return pack_made(source, tmp_path_factory.mktemp("packed"))
 
 
 def equal(a, b):

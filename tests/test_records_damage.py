@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_records import Made
+from made_records import Made, pack_made
 
 from fmlib.data.pack import pack, verify
 from fmlib.data.records import HEADER, INDEX, Records
@@ -19,7 +19,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(source, tmp_path_factory):
-    return pack(source, tmp_path_factory.mktemp("packed") / "train", shard_size=8, workers=0)
+    return pack_made(source, tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture

@@ -145,12 +145,9 @@ def bootstrap(
     Example:
         >>> bootstrap(lambda rows: average_precision(scores[rows], labels[rows])["macro"], features.places)
     """
-    _, place = np.unique(np.asarray(places), return_inverse=True)
-    members = [np.flatnonzero(place == number) for number in range(place.max() + 1)]
-    rng, draws = np.random.default_rng(seed), []
-    for _ in range(n):
-        drawn = rng.integers(len(members), size=len(members))
-        draws.append(score(np.concatenate([members[number] for number in drawn])))
+    place, drawn = _draw_places(places, n, seed)
+    members = [np.flatnonzero(place == number) for number in range(drawn.shape[1])]
+    draws = [score(np.concatenate([members[number] for number in row])) for row in drawn]
     return {"score": float(score(np.arange(len(place))))} | _interval(draws, level)
 
 
@@ -171,12 +168,18 @@ def bootstrap_matrices(
     Returns:
         As `bootstrap`.
     """
-    _, place = np.unique(np.asarray(places), return_inverse=True)
-    sums = np.zeros((place.max() + 1, *matrices.shape[1:]))
+    place, drawn = _draw_places(places, n, seed)
+    sums = np.zeros((drawn.shape[1], *matrices.shape[1:]))
     np.add.at(sums, place, matrices.cpu().numpy())
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(n, len(sums)))
     times = np.stack([np.bincount(row, minlength=len(sums)) for row in drawn])  # (n, places)
     return {"score": float(score(sums.sum(0)))} | _interval(score(np.tensordot(times, sums, 1)), level)
+
+
+def _draw_places(places: Sequence[str], n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each sample's place (N,), and n draws of as many places as there are (n, P)."""
+    _, place = np.unique(np.asarray(places), return_inverse=True)
+    count = place.max() + 1
+    return place, np.random.default_rng(seed).integers(count, size=(n, count))
 
 
 def _interval(draws: Sequence[float], level: float) -> dict[str, float]:

@@ -5,6 +5,7 @@ Figures are made without a window and closed at once: a notebook shows one by na
 
 import textwrap
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -43,8 +44,7 @@ def save_figure(fig: Figure, path: str | Path) -> list[Path]:
     written = [path.with_name(f"{path.name}.{suffix}") for suffix in metadata]
     with plt.rc_context({"svg.hashsalt": "fmlib", "svg.fonttype": "none", "pdf.fonttype": 42}):
         for target, (suffix, entry) in zip(written, metadata.items(), strict=True):
-            options = {"format": suffix, "metadata": entry, "dpi": 300, "bbox_inches": None}
-            write_beside(target, lambda beside, options=options: fig.savefig(beside, **options))
+            write_beside(target, partial(fig.savefig, format=suffix, metadata=entry, dpi=300, bbox_inches=None))
     return written
 
 
