@@ -1,5 +1,6 @@
 """Infrared–visible pairs for training a fusion: luma of both, of one size, by random crops or squeezed whole."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -23,13 +24,16 @@ class Pairs:
         root: folder that holds the data sets.
         img_size: side of the images in pixels.
         whole: squeeze whole images to it, instead of crops.
+        zoom: take crops of up to so many times that side, and squeeze them to it.
         samples: use the first so many; 0: all.
     """
 
-    def __init__(self, names: list[str], split: str, root: str | Path, img_size: int, whole=False, samples: int = 0):
+    def __init__(
+        self, names: list[str], split: str, root: str | Path, img_size: int, whole=False, samples: int = 0, zoom=1.0
+    ):
         sets = [open_dataset(name, split, root, ("ir", "vi")) for name in names]
         self.rows = [(data, row) for data in sets for row in range(len(data))][: samples or None]
-        self.img_size, self.whole = img_size, whole
+        self.img_size, self.whole, self.zoom = img_size, whole, zoom
         self._held: dict[int, Tensor] = {}
         self._bytes = 0
 
@@ -64,6 +68,9 @@ class Pairs:
     def _view(self, pair: Tensor, generator: torch.Generator | None) -> Tensor:
         """A crop (2, S, S), flipped left to right or not; from the middle, and not flipped, without a generator."""
         side = self.img_size
+        if generator is not None and self.zoom > 1:
+            most = min(self.zoom * side, *pair.shape[1:])
+            side = round(side * math.exp(float(torch.rand((), generator=generator)) * math.log(max(most / side, 1))))
         pair = mirror(pair, tuple(max(side, n) for n in pair.shape[1:]))
         spare = [n - side for n in pair.shape[1:]]
         if generator is None:
@@ -71,7 +78,13 @@ class Pairs:
             return pair[:, top : top + side, left : left + side]
         top, left = (int(torch.randint(n + 1, (), generator=generator)) for n in spare)
         crop = pair[:, top : top + side, left : left + side]
+        crop = crop if side == self.img_size else _squeeze(crop[None], self.img_size)[0]
         return crop.flip(2) if torch.rand((), generator=generator) < 0.5 else crop
+
+
+def _squeeze(images: Tensor, side: int) -> Tensor:
+    """Images (B, C, H, W) uint8 at `side` pixels each way."""
+    return F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
 
 
 def _stack(views: list[Tensor], device) -> dict[str, Tensor]:

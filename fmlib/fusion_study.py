@@ -16,12 +16,12 @@ from fmlib.train_fusion import FusionParams
 GUIDED = ("align", "fuse")
 VARIANTS = {  # name → fusion layer, stages after the decoder's, and what trains in stage "fuse"
     "token mean": ("mean", (), ""),
-    "CFM": ("cfm", GUIDED, "cfm+decoder"),
-    "CFM + MFM": ("cfm_mfm", GUIDED, "cfm+mfm+decoder"),
-    "concat + MFM": ("concat", GUIDED, "cfm+mfm+decoder"),
+    "CFM": ("cfm", GUIDED, "cfm"),
+    "CFM + MFM": ("cfm_mfm", GUIDED, "cfm+mfm"),
+    "concat + MFM": ("concat", GUIDED, "cfm+mfm"),
     "align only": ("cfm_mfm", ("align",), "cfm+mfm"),
-    "no align": ("cfm_mfm", ("fuse",), "cfm+mfm+decoder"),
-    "frozen decoder": ("cfm_mfm", GUIDED, "cfm+mfm"),
+    "no align": ("cfm_mfm", ("fuse",), "cfm+mfm"),
+    "open decoder": ("cfm_mfm", GUIDED, "cfm+mfm+decoder"),
 }
 PUBLISHED = {  # by data set: MaeFuse's published row, and the mean image as measured on all of its pairs
     "roadscene": [
@@ -50,6 +50,7 @@ class StudyParams:
     test_pairs: int = 0  # pairs of the test split that are fused and scored; 0: all
     preset: str = "nano"  # size of the encoder
     img_size: int = 32  # side of the crops in training, pixels
+    zoom: float = 1.0  # crops of up to so many times img_size, squeezed to it: large shapes are seen, too
     patch_size: int = 4  # side of a patch, pixels
     decoder_depth: int = 2  # blocks of the decoder
     encoder_steps: int = 240  # optimiser steps of the encoder's pretraining
@@ -58,6 +59,8 @@ class StudyParams:
     steps: list[int] = field(default_factory=lambda: [300, 40, 120])  # of the decoder, alignment, fusion
     lr: list[float] = field(default_factory=lambda: [2e-3, 1e-3, 1e-3])  # of the same
     loss_weights: list[float] = field(default_factory=lambda: [0.0, 1.0, 2.0])  # intensity, gradient, Laplacian
+    loss_scales: int = 1  # the same of halved, quartered, … pictures, so many in all; 1 as released
+    loss_border: bool = True  # outermost pixels count, neighbours beyond them are 0, as released
     batch_size: int = 8  # pairs a step
     jobs: int = 2  # processes at the same time; 0: all in this one
     device: str = "auto"
@@ -103,7 +106,8 @@ def variant_runs(p: StudyParams) -> list[dict]:
     runs, lr = [], dict(zip(GUIDED, p.lr[1:], strict=True))
     for (name, seed), folder in run_folders(p).items():
         fusion, stages, last = VARIANTS[name]
-        run = {"init": f"{p.out}/runs/decoder/model", "fusion": fusion, "loss_weights": p.loss_weights, "seed": seed}
+        run = {"init": f"{p.out}/runs/decoder/model", "fusion": fusion, "seed": seed}
+        run |= {key: getattr(p, key) for key in ("loss_weights", "loss_scales", "loss_border")}
         run |= {"clip_grad": 1.0}  # the fusion loss is one of grey levels, hundreds at first
         run |= {"stages": list(stages), "lr": [lr[stage] for stage in stages]}
         run |= {"steps": p.steps[1:] if len(stages) == 2 else [sum(p.steps[1:])] * len(stages)}
@@ -140,7 +144,7 @@ def slug(name: str) -> str:
 
 
 def _shared(p: StudyParams) -> dict:
-    keys = ("data_root", "img_size", "batch_size", "seed", "device")
+    keys = ("data_root", "img_size", "zoom", "batch_size", "seed", "device")
     return {"data": p.train_data or [p.data], "warmup": min(min(p.steps) // 4, 50)} | {
         key: getattr(p, key) for key in keys
     }

@@ -61,6 +61,7 @@ class FusionParams:
     data_root: str = "data"  # folder that holds the data sets
     img_size: int = 160  # side of training images, pixels
     whole: bool = False  # squeeze whole images to img_size, as released; else random crops and flips
+    zoom: float = 1.0  # crops of up to so many times img_size, squeezed to it: large shapes are seen, too
     samples: int = 0  # use the first so many pairs; 0: all
     # model
     encoder: str = ""  # folder, file or timm's name of a MAE (`fmlib.convert.maefuse_on`); empty: random weights
@@ -81,6 +82,8 @@ class FusionParams:
     steps: list[int] = field(default_factory=lambda: [2000, 500, 1000])  # optimiser steps of it
     lr: list[float] = field(default_factory=lambda: [1e-3, 1e-3, 1e-4])  # learning rate, not scaled by the batch
     loss_weights: list[float] = field(default_factory=lambda: [0.0, 1.0, 2.0])  # intensity, gradient, Laplacian
+    loss_scales: int = 1  # the same of halved, quartered, … pictures, so many in all; 1 as released
+    loss_border: bool = True  # outermost pixels count, neighbours beyond them are 0, as released
     # optimisation
     batch_size: int = 16  # pairs a step
     schedule: str = "cosine"  # after the warm-up of each stage: cosine to 0, or constant as released
@@ -179,7 +182,7 @@ def build(p: FusionParams) -> MaeFuse:
 
 def _loop(p: FusionParams, model: MaeFuse, optimizer, device, start: int, out: Path) -> None:
     view = (p.data_root, p.img_size, p.whole)
-    data = Pairs(p.data, "train", *view, p.samples)
+    data = Pairs(p.data, "train", *view, p.samples, p.zoom)
     held_out = Pairs(p.data, "validation", *view, p.validation_samples).fixed(device) if p.validate_every else None
     total, pending, clock = sum(p.steps), [], time.perf_counter()
     # line by line: what is logged survives a kill
@@ -222,7 +225,7 @@ def _losses(p: FusionParams, model: MaeFuse, images: dict[str, Tensor], stage: i
     parts = p.train[stage].split("+")
     guide_only = "cfm" in parts and "mfm" not in parts
     with autocast(p, images["ir"].device):
-        return losses(model, images, p.stages[stage], guide_only, tuple(p.loss_weights))
+        return losses(model, images, p.stages[stage], guide_only, tuple(p.loss_weights), p.loss_scales, p.loss_border)
 
 
 @torch.no_grad()

@@ -141,7 +141,7 @@ def test_every_change_of_the_fusion_is_scored(metrics):
     rows = metrics("06_solutions")["table"]
     assert {(row["method"], row["study"]) for row in rows} == {
         ("CFM + MFM", "as in the lesson"),
-        ("frozen decoder", "as in the lesson"),
+        ("open decoder", "as in the lesson"),
         ("CFM + MFM", "with intensity"),
         ("CFM + MFM", "patches of 8"),
     }

@@ -81,8 +81,8 @@ def test_variants_share_their_decoder_and_take_as_many_steps():
     }
     assert runs["CFM", 0]["steps"] == [20, 30]
     assert runs["no align", 0]["stages"] == ["fuse"]
-    assert runs["CFM + MFM", 0]["train"] == ["cfm+mfm", "cfm+mfm+decoder"], "alignment has no picture"
-    assert runs["frozen decoder", 0]["train"] == ["cfm+mfm", "cfm+mfm"]
+    assert runs["CFM + MFM", 0]["train"] == ["cfm+mfm", "cfm+mfm"]
+    assert runs["open decoder", 0]["train"] == ["cfm+mfm", "cfm+mfm+decoder"], "alignment has no picture"
 
 
 def test_a_given_encoder_is_not_trained_again():

@@ -170,6 +170,26 @@ def test_picture_loss_by_hand():
     # Laplacian: +1 at all 8 neighbours; at the dots themselves 0 is larger than −8
     assert parts["laplacian"].item() == pytest.approx((8 * 100 + 2 * 50) / 25)
     assert all(part == 0 for part in picture_loss(dot, dot, dot).values())
+    inside = picture_loss(zero, dot, other, border=False)  # the 9 pixels that have all neighbours
+    by_hand = {"intensity": 100 / 9, "gradient": 8 * 2 * 100 / 9, "laplacian": 8 * 100 / 9}
+    assert {key: part.item() for key, part in inside.items()} == pytest.approx(by_hand)
+
+
+def test_picture_loss_of_several_sizes_is_the_mean_of_each():
+    images = 200 * torch.rand(3, 2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    halved = images.unflatten(3, (16, 2)).unflatten(5, (16, 2)).mean((4, 6))
+    for border in (True, False):
+        whole, half, both = (picture_loss(*x, n, border) for x, n in ((images, 1), (halved, 1), (images, 2)))
+        for key in whole:
+            assert both[key].item() == pytest.approx((whole[key].item() + half[key].item()) / 2)
+
+
+def test_brightness_costs_at_the_border_alone():
+    fused, ir, vi = 200 * torch.rand(3, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    for border in (True, False):
+        loss, brighter = (picture_loss(image, ir, vi, border=border) for image in (fused, fused + 50))
+        for part in ("gradient", "laplacian"):
+            assert (brighter[part].item() == pytest.approx(loss[part].item(), rel=1e-3)) is not border
 
 
 def test_alignment_aims_at_the_encoders_tokens_without_added_places():

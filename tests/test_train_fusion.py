@@ -224,6 +224,12 @@ def test_pairs_are_cut_alike_and_follow_from_seed_and_step(root):
         view = data._view(both, generator(seed))
         assert torch.equal(view[0], view[1])
     assert Pairs(["roadscene"], "train", root, 24, whole=True).pair(0).shape == (2, 24, 24)
+    zoomed = Pairs(["roadscene"], "train", root, 16, zoom=2.5)
+    columns = (3 * torch.arange(40)).expand(2, 40, 40).byte()  # 3 levels a pixel
+    slopes = [zoomed._view(columns, generator(seed)).float().diff(dim=2).abs().mean().item() / 3 for seed in range(40)]
+    assert 1 <= min(slopes) < 1.2
+    assert 2.1 < max(slopes) <= 2.55
+    assert zoomed._view(columns, None).equal(columns[:, 12:28, 12:28])
     assert len(Pairs(["roadscene", "roadscene"], "train", root, 24)) == 2 * len(data)
     assert len(Pairs(["roadscene"], "train", root, 24, samples=3)) == 3
 

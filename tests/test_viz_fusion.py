@@ -110,7 +110,7 @@ def test_sixteen_metrics_of_twelve_methods_have_room():
         "SSIM",
         "MS-SSIM",
     ]
-    methods = [*pictures(7), "no align", "frozen decoder", "token mean", "visible alone"]
+    methods = [*pictures(7), "no align", "open decoder", "token mean", "visible alone"]
     rng = np.random.default_rng(0)
     found = [{"method": a, "metric": b, "seed": 0, "value": rng.uniform(0, 90)} for a in methods for b in metrics]
     assert_tidy(viz.fusion_scores(found, dict.fromkeys(METRICS, True), methods[:3]))
