@@ -1,4 +1,4 @@
-"""Tables of results as LaTeX (package booktabs) and CSV; the best is bold, by a rule that the caption states."""
+"""Tables of results as LaTeX (booktabs, graphicx) and CSV; the best is bold, by a rule that the caption states."""
 
 import csv
 import io
@@ -18,7 +18,9 @@ RULE = (
     "overlaps that of the best."
 )
 INTERVAL_RULE = " Bold: differences whose interval excludes 0."
-ONE_COLUMN, TWO_COLUMNS = 62, 128  # characters that fit an IEEE column, and the page, in \\footnotesize
+CHARACTER, SPACE, ONE_COLUMN = 4.5, 12, 244  # pt: a character in footnotesize, between columns, a narrow text column
+SHRINK = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{"  # to the page's width, if it is wider
+ARROWS = {True: " ↑", False: " ↓", None: ""}
 ENDS = {1: ("",), 2: ("", " std"), 3: ("", " low", " high")}
 LATEX = {  # what LaTeX would take for its own, and what its fonts lack
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -82,7 +84,7 @@ def _parts(value) -> list:
 
 
 def latex(table: PaperTable) -> str:
-    """The table as LaTeX for the package booktabs: a rule between groups of rows; the caption says what is bold."""
+    """The table as LaTeX: a rule between groups of rows; the caption says what is bold; wide ones span the page."""
     names, bold, lines = columns(table.rows), bold_cells(table), []
     texts = {name: _texts([row.get(name) for row in table.rows]) for name in names}
     for i, row in enumerate(table.rows):
@@ -90,14 +92,15 @@ def latex(table: PaperTable) -> str:
             lines.append(r"\midrule")
         cells = [(latex_text(texts[name][i]), (i, name) in bold) for name in names]
         lines.append(" & ".join(rf"\textbf{{{cell}}}" if best else cell for cell, best in cells) + r" \\")
-    width = sum(2 + max(map(len, cells)) for cells in texts.values())
-    kind = "table*" if width > ONE_COLUMN else "table"
-    size = r"\footnotesize" if width <= TWO_COLUMNS else r"\scriptsize"
+    heads = {name: (name.replace("_", " ") + ARROWS[table.higher.get(name)]).split(", ") for name in names}
+    width = sum(CHARACTER * max(map(len, heads[name] + texts[name])) + SPACE for name in names)
+    kind, shrink, end = ("table", "", "") if width <= ONE_COLUMN else ("table*", SHRINK, "}")
     numeric = "".join("l" if any(isinstance(row.get(name), str) for row in table.rows) else "r" for name in names)
-    top = [rf"\begin{{{kind}}}[t]", r"\centering", size, rf"\caption{{{latex_text(caption(table))}}}"]
-    top += [rf"\label{{tab:{table.name}}}", rf"\begin{{tabular}}{{{numeric}}}", r"\toprule"]
-    head = " & ".join(_head(name, table.higher.get(name)) for name in names) + r" \\"
-    return "\n".join([*top, head, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}", rf"\end{{{kind}}}", ""])
+    top = [rf"\begin{{{kind}}}[t]", r"\centering", r"\footnotesize", rf"\caption{{{latex_text(caption(table))}}}"]
+    top += [rf"\label{{tab:{table.name}}}", rf"{shrink}\begin{{tabular}}{{{numeric}}}", r"\toprule"]
+    head = " & ".join(_head(heads[name]) for name in names) + r" \\"
+    bottom = [r"\bottomrule", rf"\end{{tabular}}{end}", rf"\end{{{kind}}}", ""]
+    return "\n".join([*top, head, r"\midrule", *lines, *bottom])
 
 
 def caption(table: PaperTable) -> str:
@@ -132,11 +135,9 @@ def best_rows(values: dict[int, list[float]], higher: bool) -> set[int]:
     return {i for i, value in values.items() if abs(value[0] - values[best][0]) <= spread[i] + spread[best]}
 
 
-def _head(name: str, higher: bool | None) -> str:
-    """A column's name, its parts below each other, with the direction that is better."""
-    arrow = {True: " ↑", False: " ↓", None: ""}[higher]
-    lines = latex_text(name.replace("_", " ") + arrow).split(", ")
-    stacked = " \\\\ ".join(lines)
+def _head(lines: list[str]) -> str:
+    """A column's name, its parts below each other."""
+    stacked = " \\\\ ".join(map(latex_text, lines))
     return stacked if len(lines) == 1 else rf"\begin{{tabular}}{{@{{}}c@{{}}}}{stacked}\end{{tabular}}"
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+from fmlib.fusion_metrics import METRICS
 from fmlib.latex import PaperTable
 from fmlib.paper import HIGHER, Run, all_sensors, label_cells, most_labels, strategies
 from fmlib.tables import columns
@@ -60,7 +61,12 @@ def _evaluation(run: Run) -> list[PaperTable]:
 
 
 def _fusion(run: Run) -> list[PaperTable]:
-    return [_compared(run, "06_scores", "Scores of fused images, means over the test pairs.", run.rows())]
+    alone = [name for name, metric in METRICS.items() if not metric.sources] + ["block noise"]
+    by_itself = [{key: row.get(key) for key in ("method", *alone)} for row in run.rows()]
+    compared = [{key: value for key, value in row.items() if key not in alone} for row in run.rows()]
+    sources = "Fused images beside their two sources, means over the test pairs."
+    pictures = "Fused images by themselves, means over the test pairs."
+    return [_compared(run, "06_scores", sources, compared), _compared(run, "06_pictures", pictures, by_itself)]
 
 
 def _tasks(run: Run) -> list[PaperTable]:

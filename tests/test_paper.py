@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -253,9 +254,26 @@ def test_lower_errors_and_higher_scores_are_better(results):
     assert direction["02_partners", "true partner"] is direction["03_questions", "error, s1"] is False
     assert direction["02_partners", "gain"] is direction["03_questions", "mIoU, s1"] is True
     assert direction["06_scores", "CC"] is True
-    assert direction["06_scores", "Nabf"] is direction["06_scores", "block noise"] is False
+    assert direction["06_scores", "Nabf"] is direction["06_pictures", "block noise"] is False
     assert ("02_partners", "wrong partner") not in direction
     assert ("07_scores", "parameters") not in direction
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
+def test_every_table_compiles_and_fits(results, tmp_path):
+    page = [
+        r"\documentclass[twocolumn]{article}",
+        r"\usepackage[T1]{fontenc}",
+        r"\usepackage{booktabs,graphicx,textcomp}",
+    ]
+    page += [r"\textwidth506pt", r"\columnsep18pt", r"\oddsidemargin-9mm", r"\textheight680pt", r"\begin{document}"]
+    files = [file for file in latex.write_tables(tables(paper.find_runs(results)), tmp_path) if file.suffix == ".tex"]
+    page += [rf"\input{{{file.stem}}}\clearpage" for file in files]
+    (tmp_path / "all.tex").write_text("\n".join([*page, r"\end{document}", ""]))
+    command = ["pdflatex", "-draftmode", "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout, done.stdout
 
 
 def test_latex_is_escaped_and_balanced(results):
