@@ -32,6 +32,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     fuse.add_argument("--tile", type=int, metavar="N", help="windows of N pixels; default: as in training; 0: whole")
     fuse.add_argument("--overlap", type=int, default=32, metavar="N", help="pixels that windows share (default: 32)")
     fuse.add_argument("--batch", type=int, default=1, metavar="N", help="windows at a time (default: 1)")
+    fuse.add_argument("--passes", type=int, default=1, metavar="N", help="fuse N times with moved patches: less grid")
 
     for sub, kind in ((score, "DIR"), (fuse, "PATH")):
         sub.add_argument("--ir", metavar=kind, required=True, help="infrared images")
@@ -90,7 +91,7 @@ def _digits(column: list[float]) -> list[str]:
 def _fuse(args: argparse.Namespace) -> None:
     from fmlib.fuse import fuse_folder
 
-    options = {"tile": args.tile, "overlap": args.overlap, "device": args.device, "batch": args.batch}
+    options = {key: getattr(args, key) for key in ("tile", "overlap", "device", "batch", "passes")}
     report = fuse_folder(args.ir, args.vi, args.out, args.weights, **options)
     for name, why in report.failed.items():
         print(f"{name}: {why}")

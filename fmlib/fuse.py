@@ -37,7 +37,13 @@ class Report(NamedTuple):
 
 
 def fuse_pair(
-    model: MaeFuse, ir: np.ndarray, vi: np.ndarray, tile: int | None = None, overlap: int = 32, batch: int = 1
+    model: MaeFuse,
+    ir: np.ndarray,
+    vi: np.ndarray,
+    tile: int | None = None,
+    overlap: int = 32,
+    batch: int = 1,
+    passes: int = 1,
 ) -> np.ndarray:
     """Fuse two images.
 
@@ -48,6 +54,8 @@ def fuse_pair(
             model was trained at, beyond which a small one knows no places; 0: the whole image at once.
         overlap: pixels that neighbouring windows share.
         batch: windows fused at a time.
+        passes: fuse each window so many times, with patches that begin elsewhere, and take the mean: the grid of
+            patches fades (after Coifman and Donoho's cycle spinning, 1995), in so many times the time.
 
     Returns:
         The fused image in the shape and type of `vi`.
@@ -55,7 +63,7 @@ def fuse_pair(
     Raises:
         ValueError: sizes that differ, other shapes or types, floats beyond 0 to 255, an overlap that leaves no step.
     """
-    strips = fuse_strips(model, Pixels(ir, "infrared"), Pixels(vi, "visible"), tile, overlap, batch)
+    strips = fuse_strips(model, Pixels(ir, "infrared"), Pixels(vi, "visible"), tile, overlap, batch, passes)
     return np.concatenate([strip for _, strip in strips], axis=1).reshape(vi.shape)
 
 
@@ -68,6 +76,7 @@ def fuse_folder(
     overlap: int = 32,
     device: str = "cpu",
     batch: int = 1,
+    passes: int = 1,
 ) -> Report:
     """Fuse two files, or two folders of files with equal names, where an interrupted call goes on where it stopped.
 
@@ -77,9 +86,9 @@ def fuse_folder(
     Args:
         ir, vi: both files, or both folders; endings may differ.
         out: folder for results, made if need be; for two files also a file. Of folders, results are kept that are
-            there and were made with the same weights and windows, as `fused_by.json` in it says.
+            there and were made with the same weights, windows and passes, as `fused_by.json` in it says.
         weights: checkpoint folder, file of MaeFuse's authors (`fmlib.convert.load_maefuse`), or model.
-        tile, overlap, batch: as for `fuse_pair`.
+        tile, overlap, batch, passes: as for `fuse_pair`.
         device: ``"cpu"``, ``"cuda"``, …
 
     Raises:
@@ -88,14 +97,16 @@ def fuse_folder(
             were made otherwise, or bad weights.
     """
     pairs, failed = _pair_up(Path(ir), Path(vi), Path(out))
-    check_windows(tile, overlap)  # here, and not for every pair
+    check_windows(tile, overlap, passes)  # here, and not for every pair
     model = weights if isinstance(weights, MaeFuse) else load_maefuse(weights)[0]
     model = model.to(device).eval()
-    kept, fused = _kept(Path(out), pairs, model, tile, overlap) if Path(ir).is_dir() else [], []
+    kept, fused = [], []
+    if Path(ir).is_dir():
+        kept = _kept(Path(out), pairs, {"weights": digest(model), "tile": tile, "overlap": overlap, "passes": passes})
     todo = {target: pair for target, pair in pairs.items() if target not in kept}
     for target, (ir_file, vi_file) in tqdm(todo.items(), unit="pair", disable=not watched()):
         try:
-            _fuse_files(model, ir_file, vi_file, target, tile, overlap, batch)
+            _fuse_files(model, ir_file, vi_file, target, tile, overlap, batch, passes)
             fused.append(target)
         except (OSError, ValueError) as error:
             failed[vi_file.stem] = str(error)
@@ -121,9 +132,8 @@ def _pair_up(ir: Path, vi: Path, out: Path) -> tuple[dict[Path, tuple[Path, Path
     return {_apart(out / _result_name(pair[1]), *pair): pair for pair in pairs}, failed
 
 
-def _kept(out: Path, targets: Iterable[Path], model: MaeFuse, tile: int | None, overlap: int) -> list[Path]:
+def _kept(out: Path, targets: Iterable[Path], made_by: dict) -> list[Path]:
     """Which results are there; notes in `out` what makes the others. Raises ValueError if these were made otherwise."""
-    made_by = {"weights": digest(model), "tile": tile, "overlap": overlap}
     there = [target for target in targets if target.exists()]
     note = out / MADE_BY
     known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmlib.models.maefuse import MaeFuse, luma
+from fmlib.models.maefuse import MaeFuse, luma, mirror
 from fmlib.models.maefuse_released import fuse_as_released
 
 FULL = {"uint8": 255.0, "uint16": 65535.0, "float32": 255.0}  # white, by type
@@ -30,21 +30,29 @@ class Pixels:
 
 
 def fuse_strips(
-    model: MaeFuse, ir: Pixels, vi: Pixels, tile: int | None = None, overlap: int = 32, batch: int = 1
+    model: MaeFuse,
+    ir: Pixels,
+    vi: Pixels,
+    tile: int | None = None,
+    overlap: int = 32,
+    batch: int = 1,
+    passes: int = 1,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Fuse window by window, and give out rows that are done: memory does not grow with an image's height.
 
     Args:
         ir, vi: the images.
-        model, tile, overlap, batch: as for `fmlib.fuse.fuse_pair`.
+        model, tile, overlap, batch, passes: as for `fmlib.fuse.fuse_pair`.
 
     Yields:
         The first row and the rows (C, n, W) of the fused image, from top to bottom, in the type of `vi`.
     """
     _check(ir, vi)
-    check_windows(tile, overlap)
+    check_windows(tile, overlap, passes)
     height, width = vi.shape[1:]
     if model.released and tile is None:
+        if passes > 1:
+            raise ValueError("a released model squeezes whole images, in one pass; give tile, or leave out passes")
         whole = fuse_as_released(model, _to_tensor(ir, slice(0, height)), _to_tensor(vi, slice(0, height)))
         yield 0, _to_array(whole[0], vi.dtype)
         return
@@ -54,7 +62,7 @@ def fuse_strips(
     held = torch.zeros(0, width)
     for number, (rows, weight) in enumerate(down):
         images = {"ir": _to_tensor(ir, rows), "vi": _to_tensor(vi, rows)}
-        strip = _fuse_row(model, images, across, 1 if model.released else batch) * weight[:, None]
+        strip = _fuse_row(model, images, across, 1 if model.released else batch, passes) * weight[:, None]
         strip[: len(held)] += held
         done = down[number + 1][0].start - rows.start if number + 1 < len(down) else len(strip)
         change = strip[:done] - luma(images["vi"])[0, 0, :done]  # Cb and Cr stay: red, green and blue change alike
@@ -63,21 +71,33 @@ def fuse_strips(
 
 
 @torch.no_grad()
-def _fuse_row(model: MaeFuse, images: dict[str, Tensor], across, batch: int) -> Tensor:
+def _fuse_row(model: MaeFuse, images: dict[str, Tensor], across, batch: int, passes: int) -> Tensor:
     """Luma (n, W) of one row of windows, blended."""
     device = next(model.parameters()).device
     grey = {name: luma(image) for name, image in images.items()}
     row = torch.zeros(grey["vi"].shape[2:])
     for some in (across[i : i + batch] for i in range(0, len(across), batch)):
         windows = {name: torch.cat([x[..., columns] for columns, _ in some]) for name, x in grey.items()}
-        fused = model({name: x.to(device) for name, x in windows.items()}).image.float().cpu()
+        fused = _fuse({name: x.to(device) for name, x in windows.items()}, model, passes).cpu()
         for (columns, weight), window in zip(some, fused, strict=True):
             row[:, columns] += window[0] * weight
     return row
 
 
-def check_windows(tile: int | None, overlap: int) -> None:
-    """Raise unless windows of `tile` pixels (None, 0: see `fuse_pair`) can overlap by so many."""
+def _fuse(windows: dict[str, Tensor], model: MaeFuse, passes: int) -> Tensor:
+    """Luma (B, 1, n, m), the mean over passes in which patches begin further up and to the left, step by step."""
+    total = 0.0
+    for step in range(passes):
+        up, left = (step * side // passes for side in model.patch_size)
+        moved = {k: mirror(x.flip(2, 3), (x.shape[2] + up, x.shape[3] + left)).flip(2, 3) for k, x in windows.items()}
+        total = total + model(moved).image.float()[..., up:, left:]
+    return total / passes
+
+
+def check_windows(tile: int | None, overlap: int, passes: int = 1) -> None:
+    """Raise unless windows of `tile` pixels (None, 0: see `fuse_pair`) can overlap by so many, and be fused at all."""
+    if passes < 1:
+        raise ValueError(f"passes is {passes}; each window is fused once or more")
     if overlap < 0 or (tile is not None and tile < 0) or (tile and overlap >= tile):
         raise ValueError(f"windows of {tile} pixels cannot overlap by {overlap}; choose tile 1 or more, overlap less")
 

@@ -94,9 +94,9 @@ def fuse(monkeypatch) -> list:
 def test_fuse_hands_on_its_words(fuse, capsys):
     words = ["fuse", "--ir", "i", "--vi", "v", "--out", "o", "--weights", "w"]
     run(*words)
-    run(*words, "--tile", 320, "--overlap", 48, "--batch", 4, "--device", "cuda")
-    assert fuse[1] == (("i", "v", "o", "w"), {"tile": None, "overlap": 32, "batch": 1, "device": "cpu"})
-    assert fuse[2][1] == {"tile": 320, "overlap": 48, "batch": 4, "device": "cuda"}
+    run(*words, "--tile", 320, "--overlap", 48, "--batch", 4, "--device", "cuda", "--passes", 2)
+    assert fuse[1] == (("i", "v", "o", "w"), {"tile": None, "overlap": 32, "batch": 1, "device": "cpu", "passes": 1})
+    assert fuse[2][1] == {"tile": 320, "overlap": 48, "batch": 4, "device": "cuda", "passes": 2}
     assert capsys.readouterr().out.splitlines()[:2] == ["d: truncated", "2 fused, 1 there before, 1 failed: o"]
 
 

@@ -19,18 +19,20 @@ pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreference
 class Mean(torch.nn.Module):
     """The mean of both lumas, smoothed: a fusion that sees 3 × 3 pixels and so cannot tell a window from an image."""
 
-    released = False
+    released, patch_size = False, (8, 8)
 
-    def __init__(self, smooth: bool = False, img_size: int = 1000):
+    def __init__(self, smooth: bool = False, img_size: int = 1000, grid: float = 0.0):
         super().__init__()
         self.img_size = (img_size, img_size)
-        self.weight, self.smooth, self.seen = torch.nn.Parameter(torch.zeros(())), smooth, []
+        self.weight, self.smooth, self.grid = torch.nn.Parameter(torch.zeros(())), smooth, grid
+        self.seen = []
 
     def forward(self, images):
         mean = (images["ir"] + images["vi"]) / 2
         self.seen.append(tuple(mean.shape))
         mean = torch.nn.functional.avg_pool2d(mean, 3, 1, 1, count_include_pad=False) if self.smooth else mean
-        return Fused(mean, None, {})
+        places = [torch.arange(n) % 8 - 3.5 for n in mean.shape[2:]]  # in each patch: a slope, so that borders show
+        return Fused(mean + self.grid * (places[0][:, None] + places[1]), None, {})
 
 
 def pair(size=(70, 90), dtype=np.uint8, bands=3):
@@ -72,6 +74,16 @@ def test_one_window_is_the_whole_image_of_the_real_network():
     model, (ir, vi) = build(), pair((40, 24))
     assert np.array_equal(fuse_pair(model, ir, vi, tile=64), fuse_pair(model, ir, vi, tile=0))
     assert fuse_pair(model, ir, vi, tile=16, overlap=8, batch=2).shape == vi.shape
+
+
+def test_passes_take_away_the_grid_of_patches_and_nothing_else():
+    ir, vi = (40 + image.astype(np.float32) / 2 for image in pair((64, 90)))
+    without = fuse_pair(Mean(), ir, vi)
+    left = [np.abs(fuse_pair(Mean(grid=2), ir, vi, passes=n) - without).max() for n in (1, 2, 4, 8)]
+    assert left == pytest.approx([14, 6, 2, 0], abs=1e-3)
+    for options in ({"passes": 3}, {"passes": 2, "tile": 24, "overlap": 8, "batch": 2}):
+        assert np.allclose(fuse_pair(Mean(), ir, vi, **options), without, atol=1e-3)
+    assert fuse_pair(build(), *pair((5, 3)), passes=2).shape == (3, 5, 3)
 
 
 def test_windows_are_of_the_training_size_by_default():
@@ -150,6 +162,7 @@ def test_bad_arrays_are_named():
         "infrared: values from nan": (np.full((1, 70, 90), np.nan, np.float32), vi, {}),
         "windows of 16 pixels cannot overlap by 16": (ir, vi, {"tile": 16, "overlap": 16}),
         "windows of -3 pixels": (ir, vi, {"tile": -3}),
+        "passes is 0; each window is fused once or more": (ir, vi, {"passes": 0}),
     }
     for message, (a, b, options) in cases.items():
         with pytest.raises(ValueError, match=message):
