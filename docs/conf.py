@@ -56,6 +56,7 @@ notebooks/exercises/*
 docs/add_sensor
 docs/add_dataset
 docs/add_masking
+docs/fuse_folder
 docs/cluster
 ```
 

@@ -63,6 +63,14 @@ def test_a_sensor_of_ones_own_enters_a_model(tmp_path, monkeypatch):
     assert set(scope["pred"]) == {"s1", "s2", "thermal"}
 
 
+def test_a_folder_is_fused_and_scored_beside_trivial_methods(tmp_path, monkeypatch):
+    scope = run_page("fuse_folder.md", tmp_path, monkeypatch)
+    assert len(scope["report"].fused) == 1
+    assert not scope["report"].failed
+    assert {"untrained", "mean", "max", "visible alone"} <= set(scope["means"])
+    assert scope["means"]["untrained"] < scope["means"]["mean"]
+
+
 def test_a_mask_of_ones_own_keeps_what_it_says(tmp_path, monkeypatch):
     scope = run_page("add_masking.md", tmp_path, monkeypatch)
     kept = {name: 1 - mask.mask.view(2, 8, 8) for name, mask in scope["masks"].items()}
