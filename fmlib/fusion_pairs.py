@@ -1,6 +1,5 @@
 """Infrared–visible pairs for training a fusion: luma of both, of one size, by random crops or squeezed whole."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ class Pairs:
         root: folder that holds the data sets.
         img_size: side of the images in pixels.
         whole: squeeze whole images to it, instead of crops.
-        zoom: take crops of up to so many times that side, and squeeze them to it.
+        zoom: of crops: take them up to so many times as large, and squeeze them to that side.
         samples: use the first so many; 0: all.
     """
 
@@ -68,9 +67,9 @@ class Pairs:
     def _view(self, pair: Tensor, generator: torch.Generator | None) -> Tensor:
         """A crop (2, S, S), flipped left to right or not; from the middle, and not flipped, without a generator."""
         side = self.img_size
-        if generator is not None and self.zoom > 1:
-            most = min(self.zoom * side, *pair.shape[1:])
-            side = round(side * math.exp(float(torch.rand((), generator=generator)) * math.log(max(most / side, 1))))
+        if generator is not None and self.zoom > 1:  # log-uniform, as far as there is room
+            most = max(min(self.zoom * side, *pair.shape[1:]) / side, 1)
+            side = round(side * most ** float(torch.rand((), generator=generator)))
         pair = mirror(pair, tuple(max(side, n) for n in pair.shape[1:]))
         spare = [n - side for n in pair.shape[1:]]
         if generator is None:
