@@ -66,6 +66,7 @@ def notebook_page(executed: str | Path) -> Path:
     """
     import nbformat
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     executed = Path(executed)
     nb = nbformat.read(executed, as_version=4)
@@ -80,7 +81,9 @@ def notebook_page(executed: str | Path) -> Path:
             injected = "injected-parameters" in cell.metadata.get("tags", [])
             cell.metadata |= {"alt": f"Figure: {heading}", "open": injected}
             cell.metadata.summary = "Parameters of this run" if injected else "Code"
-    body, _ = HTMLExporter(raw_template=TEMPLATE).from_notebook_node(nb)
+    # printed line by line, shown as one block
+    exporter = HTMLExporter(raw_template=TEMPLATE, preprocessors=[CoalesceStreamsPreprocessor(enabled=True)])
+    body, _ = exporter.from_notebook_node(nb)
     page = executed.with_suffix(".html")
     page.write_text(body, encoding="utf-8")
     return page

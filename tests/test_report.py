@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from fmlib.render import render_math
+from fmlib.render import notebook_page, render_math
 from fmlib.report import build_index, show_new_prose
 from fmlib.run import finish
 from fmlib.tables import html_value
@@ -125,6 +125,14 @@ def test_formulas_become_pictures_but_code_and_prices_stay():
     assert rendered.startswith("`$a$` costs 5$ or 6$, <img")
     assert r'alt="\frac{a}{b}"' in rendered
     assert rendered.endswith(r"$\nosuchcommand{x}$")
+
+
+def test_lines_printed_one_by_one_are_one_block(tmp_path):
+    lines = [nbformat.v4.new_output("stream", name="stdout", text=f"{tenth}0 % of 50 steps\n") for tenth in range(4)]
+    cell = nbformat.v4.new_code_cell("train()", outputs=lines)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "run.ipynb")
+    page = notebook_page(tmp_path / "run.ipynb").read_text()
+    assert "00 % of 50 steps\n10 % of 50 steps\n20 % of 50 steps\n30 % of 50 steps" in page
 
 
 # ---- prose that is newer than the run ---------------------------------------------------------------------------
