@@ -119,6 +119,10 @@ def check(p: FusionParams) -> None:
         raise ValueError(f"stages, train, steps and lr need one entry a stage, got {lengths}")
     if p.batch_size < 1 or min(p.steps, default=0) < 0 or len(p.loss_weights) != 3:
         raise ValueError("batch_size must be 1 or more, steps 0 or more, loss_weights three numbers")
+    if p.zoom < 1 or p.loss_scales < 1 or p.img_size < 3 * 2 ** (p.loss_scales - 1):
+        raise ValueError(
+            f"zoom {p.zoom} must be 1 or more, loss_scales {p.loss_scales} 1 or more and leave 3 of {p.img_size} pixels"
+        )
     if p.init and p.encoder:
         raise ValueError(f"init brings its own encoder: leave out encoder={p.encoder!r}, or init={p.init!r}")
     for stage, train in zip(p.stages, p.train, strict=True):

@@ -273,6 +273,8 @@ def test_bad_parameters_are_named(root, encoder, tmp_path):
         "'align' compares tokens, the decoder has no part in it": {"train": ["decoder", "cfm+decoder", "mfm"]},
         "fusion='cfm' has no mfm; leave it out": {"fusion": "cfm"},
         "loss_weights three numbers": {"loss_weights": [1.0]},
+        "zoom 0.5 must be 1 or more": {"zoom": 0.5},
+        "loss_scales 9 1 or more and leave 3 of": {"loss_scales": 9},
         "schedule is 'step'": {"schedule": "step"},
     }
     for message, options in cases.items():
