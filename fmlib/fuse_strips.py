@@ -89,12 +89,12 @@ def _fuse(windows: dict[str, Tensor], model: MaeFuse, passes: int) -> Tensor:
     total = 0.0
     for step in range(passes):
         up, left = (step * side // passes for side in model.patch_size)
-        moved = {k: mirror(x.flip(2, 3), (x.shape[2] + up, x.shape[3] + left)).flip(2, 3) for k, x in windows.items()}
+        moved = {name: mirror(x, x.shape[2:], (up, left)) for name, x in windows.items()}
         total = total + model(moved).image.float()[..., up:, left:]
     return total / passes
 
 
-def check_windows(tile: int | None, overlap: int, passes: int = 1) -> None:
+def check_windows(tile: int | None, overlap: int, passes: int) -> None:
     """Raise unless windows of `tile` pixels (None, 0: see `fuse_pair`) can overlap by so many, and be fused at all."""
     if passes < 1:
         raise ValueError(f"passes is {passes}; each window is fused once or more")

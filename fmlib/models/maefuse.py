@@ -244,11 +244,14 @@ def luma(image: Tensor) -> Tensor:
     return (image * image.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def mirror(image: Tensor, size: Pair) -> Tensor:
-    """Extend (…, H, W) at the bottom and right to `size` by mirroring, as often as a small image needs."""
-    for axis, wanted in ((-2, size[0]), (-1, size[1])):
+def mirror(image: Tensor, size: Pair, before: Pair = (0, 0)) -> Tensor:
+    """Extend (…, H, W) at the bottom and right to `size` by mirroring, as often as a small image needs.
+
+    before: rows and columns that are added at the top and on the left, beyond `size`.
+    """
+    for axis, wanted, added in zip((-2, -1), size, before, strict=True):
         here = image.shape[axis]
-        ids = torch.arange(wanted, device=image.device) % (2 * here)
+        ids = torch.arange(-added, wanted, device=image.device) % (2 * here)
         image = image.index_select(axis, torch.minimum(ids, 2 * here - 1 - ids))
     return image
 
