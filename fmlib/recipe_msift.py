@@ -54,6 +54,7 @@ class MsiftParams:
     # augmentation
     crop: int = 0  # side of random crops in training, pixels; 0: whole images
     rotate: bool = False  # quarter turns besides flips; radar looks sideways
+    band_noise: float = 0.0  # each band of a sample is brighter or darker by a random share of its deviation: this one
     shift_train: float = 0.0  # one source is displaced by up to so many pixels in training
     angle_train: float = 0.0  # and rotated by up to so many degrees
     shift_sensor: str = ""  # which source; empty: the last
@@ -84,8 +85,8 @@ class MsiftParams:
 
 TYPES = declared_types(MsiftParams)
 # what "tiny" changes in the preset "small": for made images of a few pixels, learned in a minute
-TINY = {"extractor": "lightnet", "neck_dim": 16, "embed_dim": 64, "num_heads": 1, "mlp_dim": 128}
-TINY |= {"depth": 1, "drop": 0.0}
+TINY = {"extractor": "none", "neck_dim": 16, "embed_dim": 64, "num_heads": 1, "mlp_dim": 128}
+TINY |= {"depth": 1, "drop": 0.0, "head_dim": 0}
 
 # How each task was trained for the paper (the published configurations); batches as on all their GPUs together.
 _SGD = {"preset": "paper", "optimizer": "sgd", "warmup": 0, "clip_grad": 0.0}

@@ -53,7 +53,7 @@ from fmlib.weights import save
 
 __all__ = ["PUBLISHED", "MsiftParams", "open_parts", "predict", "predict_displaced", "read_log", "read_params", "train"]
 
-_FLIP_SEED, _SHIFT_SEED, _DROP_SEED = 1, 2, 3  # streams of random numbers that never meet
+_FLIP_SEED, _SHIFT_SEED, _DROP_SEED, _NOISE_SEED = 1, 2, 3, 4  # streams of random numbers that never meet
 
 
 class Outcome(NamedTuple):
@@ -105,7 +105,7 @@ def _loop(p, both, optimizer, scheduler, parts, start, out):
     # line by line: what is logged survives a kill
     with open(out / "log.jsonl", "a", buffering=1) as log, Progress(p.steps, start, name=out.name) as progress:
         for step in range(start, p.steps):
-            batch = _batch(p, parts["train"], list(model.modalities), device, step)
+            batch = _batch(p, parts["train"], model, device, step)
             scheduler.step_update(step)
             stages = train_step(p, model, optimizer, batch, step)
             pending.append((step + 1, sum(stages.values()), batch.ids))
@@ -142,9 +142,9 @@ def train_step(p: MsiftParams, model: MsIFT, optimizer, batch: Batch, step: int)
     return {stage: loss.detach() for stage, loss in losses.items()}
 
 
-def _batch(p: MsiftParams, part: Part, names: list[str], device, step: int) -> Batch:
-    """One step's batch: one source perhaps out of place, then all cropped and flipped alike."""
-    count = len(part.indices)
+def _batch(p: MsiftParams, part: Part, model: MsIFT, device, step: int) -> Batch:
+    """One step's batch: one source perhaps out of place, then all cropped and flipped alike, bands off by a little."""
+    count, names = len(part.indices), list(model.modalities)
     per_epoch = max(count // p.batch_size, 1)
     rows = batch_indices(count, p.batch_size, step // per_epoch, p.seed)[step % per_epoch]
     batch = read_batch(part, rows, names, device)
@@ -158,7 +158,18 @@ def _batch(p: MsiftParams, part: Part, names: list[str], device, step: int) -> B
     maps = {"label": labels[:, None]} if labels.ndim == 3 else {}
     images = augment(images | maps, p.crop or None, step_generator(p, _FLIP_SEED, step), p.rotate)
     labels = images.pop("label")[:, 0] if maps else labels
+    if p.band_noise:
+        images = _off_calibration(images, model, p.band_noise, step_generator(p, _NOISE_SEED, step))
     return batch._replace(images=images, labels=task_labels(p, labels))
+
+
+def _off_calibration(images, model: MsIFT, amount: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """Each band of each sample, all its pixels alike, off by `amount` of the band's deviation, normally distributed.
+
+    Light, haze and calibration differ from place to place; what is left in spite of them tells classes apart.
+    """
+    noise = {name: torch.randn(*x.shape[:2], 1, 1, generator=generator).to(x) for name, x in images.items()}
+    return {name: x + amount * model.sources[name].std * noise[name] for name, x in images.items()}
 
 
 # -- scores ---------------------------------------------------------------------------------------------------------

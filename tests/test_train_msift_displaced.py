@@ -10,7 +10,7 @@ from msift_parts import open_corners, params, scores_of
 
 from fmlib import train_msift
 from fmlib.misalign import Displacement
-from fmlib.recipe_msift import Part
+from fmlib.recipe_msift import Part, build
 from fmlib.train_msift import predict, predict_displaced, read_params, train
 
 
@@ -56,8 +56,9 @@ def test_a_model_without_the_displaced_source_does_not_care(parts, tmp_path):
 
 
 def test_displacement_in_training_moves_one_source_alone(parts, tmp_path):
+    model = build(read_params(params(tmp_path)), parts["train"].data)
     plain, shifted = (
-        train_msift._batch(read_params(params(tmp_path, shift_train=shift)), parts["train"], ["s1", "s2"], "cpu", 0)
+        train_msift._batch(read_params(params(tmp_path, shift_train=shift)), parts["train"], model, "cpu", 0)
         for shift in (0.0, 6.0)
     )
     assert torch.equal(plain.images["s1"], shifted.images["s1"])

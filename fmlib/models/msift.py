@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fmlib.layers import Pair, Positions, patchify, to_pair, unpatchify
 from fmlib.modality import Modality
 from fmlib.models.mae import check_choices
-from fmlib.models.msift_parts import HEAD_DIM, NORMS, FusionLayer, MapFusion, PSPHead, Source, total
+from fmlib.models.msift_parts import HEAD_DIM, NORMS, FusionLayer, MapFusion, Source, map_head, total
 
 TASKS = ("pixel", "image", "segmentation")
 FUSIONS = ("msift", "add", "concat", "concat_conv", "single")
@@ -33,14 +33,13 @@ IGNORE = 255  # label of a pixel or sample without a class
 _WIDE = {"num_heads": 4, "embed_dim": 256, "mlp_dim": 1024, "drop": 0.1}
 _NARROW = {"extractor": "resnet10t", "widths": [16, 32, 64, 128], "neck_dim": 32, "patch_size": 4, "head_dim": 16}
 _NARROW |= {"embed_dim": 128, "num_heads": 2, "mlp_dim": 256, "depth": 2, "drop": 0.1}
-_NARROW |= {"norm": "group", "as_published": False}
+_NARROW |= {"as_published": False}
 PRESETS = {
     "pixel": {
         "paper": {"extractor": "lightnet", "img_size": 7, "neck_dim": 128, "patch_size": 1, "embed_dim": 128}
         | {"depth": 4, "num_heads": 4, "mlp_dim": 256, "drop": 0.3},
         "small": {"extractor": "lightnet", "img_size": 7, "neck_dim": 64, "patch_size": 1, "embed_dim": 64}
-        | {"depth": 2, "num_heads": 1, "mlp_dim": 128, "drop": 0.3}
-        | {"norm": "group", "as_published": False},
+        | {"depth": 2, "num_heads": 1, "mlp_dim": 128, "drop": 0.3, "as_published": False},
     },
     "image": {
         "paper": {"extractor": "resnet50", "img_size": 224, "neck_dim": 256, "patch_size": 4, "depth": 8} | _WIDE,
@@ -77,13 +76,13 @@ class MsIFT(nn.Module):
         task, fusion: see the top of this file.
         num_classes: number of classes.
         img_size: height and width in pixels (int or pair) in training; other sizes work later.
-        extractor: ``"lightnet"`` or the name of a ResNet in timm; `output_stride`, `widths` and `pretrained` as there.
+        extractor: ``"lightnet"``, ``"none"`` or a ResNet of timm; `output_stride`, `widths`, `pretrained` as there.
         neck_dim: channels of the feature pyramid, whose finest map is taken; 0: none, the extractor's last map.
         patch_size: side of a token in places of that map.
         embed_dim, depth, num_heads, mlp_dim: width, layers of the encoder, heads of 64, hidden width of the MLPs.
         decoder_depth: layers of the decoder; None: as many as the encoder's; 0: none, nothing crosses.
-        drop: dropout in the transformer. head_dim: channels of the segmentation head.
-        norm: of the convnets: ``"batch"``, as published, or ``"group"``, which treats each image by itself.
+        drop: dropout in the transformer. head_dim: channels of the segmentation head; 0: a 1×1 convolution alone.
+        norm: of the convnets: ``"batch"``, as published, or ``"group"``, which hides how bright an image is as a whole.
         aux: whether the answers before the decoder's count in the loss.
         as_published: keep what the published code does and the paper does not say: scores scaled by the width to the
             power -1/2 instead of that of a head, two self-attentions in each encoder layer, positions that start as
@@ -137,7 +136,7 @@ class MsIFT(nn.Module):
         else:
             self.fuse = MapFusion(fusion, names, first.channels, norm)
         if maps:
-            self.head = PSPHead(first.channels, head_dim, num_classes, norm)
+            self.head = map_head(first.channels, head_dim, num_classes, norm)
         else:
             dim = embed_dim if fusion == "msift" else first.channels
             self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_classes))

@@ -104,7 +104,8 @@ class Source(nn.Module):
 
     Args:
         modality: bands, valid range and statistics.
-        extractor: ``"lightnet"``, or the name of a ResNet in timm; `output_stride`, `widths`, `pretrained` as there.
+        extractor: ``"lightnet"``, ``"none"`` (the image itself, for a neck), or the name of a ResNet in timm;
+            `output_stride`, `widths`, `pretrained` as there.
         neck_dim: channels of the feature pyramid, whose finest map is taken; 0: none, the extractor's last map.
         norm: ``"batch"`` or ``"group"``. momentum: of LightNet's batch norms.
     """
@@ -124,13 +125,18 @@ class Source(nn.Module):
         self.modality = modality
         self.register_buffer("mean", torch.tensor(modality.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(modality.std).view(-1, 1, 1), persistent=False)
-        if extractor == "lightnet":
+        if extractor == "none":
+            if not neck_dim:
+                raise ValueError("extractor='none' leaves each source its own bands; bring them together: set neck_dim")
+            self.extractor, channels, strides = None, (modality.in_chans,), (1,)
+        elif extractor == "lightnet":
             self.extractor, strides = LightNet(modality.in_chans, norm, momentum), (1, 2, 4, 4)
+            channels = self.extractor.channels
         else:
             self.extractor = ResNet(extractor, modality.in_chans, output_stride, widths, norm, pretrained)
-            strides = self.extractor.strides
-        self.neck = FPN(self.extractor.channels, neck_dim) if neck_dim else None
-        self.channels = neck_dim or self.extractor.channels[-1]
+            channels, strides = self.extractor.channels, self.extractor.strides
+        self.neck = FPN(channels, neck_dim) if neck_dim else None
+        self.channels = neck_dim or channels[-1]
         self.stride = strides[0] if neck_dim else strides[-1]
 
     def forward(self, image: Tensor, present: Tensor | None = None) -> Tensor:
@@ -151,7 +157,7 @@ class Source(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """A normalised image → its map."""
-        maps = self.extractor(x)
+        maps = [x] if self.extractor is None else self.extractor(x)
         return maps[-1] if self.neck is None else self.neck(maps)
 
 
@@ -262,6 +268,11 @@ def total(parts: dict[str, Tensor], here: dict[str, Tensor], count: int) -> Tens
 
 
 # -- head of maps ---------------------------------------------------------------------------------------------------
+
+
+def map_head(chans: int, dim: int, classes: int, norm: str) -> nn.Module:
+    """A `PSPHead`, or where `dim` is 0 a 1×1 convolution, which knows nothing of other places."""
+    return PSPHead(chans, dim, classes, norm) if dim else nn.Conv2d(chans, classes, 1)
 
 
 class PSPHead(nn.Module):
