@@ -175,15 +175,32 @@ class Twins:
 
     Args:
         count: of samples. seed: decides all of them.
-        side: of the images in pixels; train and test on windows of them, so that no reflected border comes into view.
-        objects: in each. size: side of an object in pixels; divides `side`.
+        side: of the images in pixels. objects: in each. size: side of an object in pixels; divides the other sizes.
+        margin: pixels that are cut off all around. 0: displace images first and look at their middle then, so that no
+            reflected border comes into view.
+        shift: the second source's content is displaced by up to so many pixels each way, in steps of `size`; not more
+            than the margin, from which real content comes in.
     """
 
     name, split, classes = "twins", "made", ("dark", "bright")
     colours = ("red", "green", "blue")
 
-    def __init__(self, count: int, seed: int = 0, side: int = 40, objects: int = 30, size: int = 4):
+    def __init__(
+        self,
+        count: int,
+        seed: int = 0,
+        side: int = 40,
+        objects: int = 30,
+        size: int = 4,
+        margin: int = 0,
+        shift: int = 0,
+    ):
+        if shift > margin or any(number % size for number in (side, margin, shift)):
+            raise ValueError(
+                f"side {side}, margin {margin}, shift {shift}: give multiples of {size}, shift not above margin"
+            )
         self.count, self.seed, self.side, self.objects, self.size = count, seed, side, objects, size
+        self.margin, self.shift = margin, shift
         bands = {"first": self.colours, "second": (*self.colours, "shine")}
         self.modalities = {
             name: Modality(
@@ -207,10 +224,22 @@ class Twins:
             first[here] += colour[:, None, None]
             second[here] += np.append(colour, 4 * bright - 2)[:, None, None]
             label[here] = bright
-        return {"first": first, "second": second, "label": label, "id": str(index)}
+        steps = self.shift // self.size
+        moved = self.margin - self.size * rng.integers(-steps, steps + 1, 2)  # a window from above has all further down
+        images = {"first": self._window(first), "second": self._window(second, *moved)}
+        return images | {"label": self._window(label), "id": str(index)}
+
+    def _window(self, image: np.ndarray, row: int | None = None, col: int | None = None) -> np.ndarray:
+        """What is left without the margin, or a window as large that starts elsewhere."""
+        row, col, side = *(self.margin if x is None else x for x in (row, col)), self.side - 2 * self.margin
+        return image[..., row : row + side, col : col + side]
 
 
-def twin_parts(train: int = 1000, test: int = 64, seed: int = 0) -> dict[str, Part]:
-    """`Twins` to train and to test on, as `fmlib.train_msift.train` takes them; none are held back for validation."""
-    parts = {"train": Twins(train, 2 * seed), "test": Twins(test, 2 * seed + 1)}
+def twin_parts(shift: int, train: int = 4000, test: int = 64, seed: int = 0) -> dict[str, Part]:
+    """`Twins` to train and to test on, as `fmlib.train_msift.train` takes them; none are held back for validation.
+
+    Args:
+        shift: displaces the second source in training, see `Twins`; those of the test are whole and lie in place.
+    """
+    parts = {"train": Twins(train, 2 * seed, margin=8, shift=shift), "test": Twins(test, 2 * seed + 1)}
     return {n: Part(preload(data, progress=False), np.arange(len(data))[:, None]) for n, data in parts.items()}

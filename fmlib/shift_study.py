@@ -18,6 +18,7 @@ from fmlib.tables import pivot
 from fmlib.train_msift import predict_displaced
 
 TWIN_SHIFT = 8  # pixels
+TWIN_SHIFTS = {"trained aligned": 0, "trained displaced": TWIN_SHIFT}
 TWINS = {"preset": "tiny", "validation": "", "crop": 24, "batch_size": 16, "lr": 2e-3, "warmup": 20, "aux": False}
 
 
@@ -161,12 +162,13 @@ def follow_table(runs: Sequence[dict], sensor: str, distance: float, crop: int, 
 
 
 def twin_runs(out: str, steps: int, seed: int = 0) -> dict[str, dict]:
-    """Runs on `fmlib.follow.Twins`, without and with displacements in training."""
+    """Runs on `fmlib.follow.twin_parts`, without and with displacements in training."""
     shared = TWINS | {"steps": steps, "seed": seed}
-    return {
-        "trained aligned": shared | {"out": f"{out}/aligned-{seed}"},
-        "trained displaced": shared | {"out": f"{out}/displaced-{seed}", "shift_train": float(TWIN_SHIFT)},
+    about = {
+        name: {"data": f"twins, up to {shift} px", "out": f"{out}/{shift}-{seed}"}
+        for name, shift in TWIN_SHIFTS.items()
     }
+    return {name: shared | one for name, one in about.items()}
 
 
 def twin_row(name: str, run: dict, model: MsIFT, parts: dict[str, Part]) -> dict:

@@ -8,8 +8,9 @@ from fmlib import follow
 from fmlib.attention.places import Layer, Part, Seen
 from fmlib.follow import Twins, example, follow_rows, following, token_places, twin_parts
 from fmlib.misalign import Displacement, displace
-from fmlib.recipe_msift import build, read_params
-from fmlib.train_msift import train
+from fmlib.recipe_msift import build
+from fmlib.shift_study import TWIN_SHIFT, twin_row, twin_runs
+from fmlib.train_msift import read_params, train
 
 GRID, SIZE = (6, 8), (24, 32)  # tokens of 4 pixels
 OWN = torch.eye(48)[None].expand(2, -1, -1)
@@ -138,9 +139,42 @@ def test_twins_have_one_colour_and_the_first_does_not_tell_the_label():
     assert np.abs(first.mean(0)).max() < 0.25  # bright objects have any colour
 
 
+def test_the_second_twin_is_displaced_by_whole_objects_and_real_to_the_border():
+    whole, still, moved = (Twins(12, seed=1, **options) for options in ({}, {"margin": 8}, {"margin": 8, "shift": 8}))
+    steps = set()
+    for index in range(12):
+        world, here, there = whole[index], still[index], moved[index]
+        assert np.array_equal(here["second"], world["second"][:, 8:32, 8:32])
+        assert all(np.array_equal(here[key], there[key]) for key in ("first", "label"))
+        found = [
+            (rows, cols)
+            for rows in range(-8, 9)
+            for cols in range(-8, 9)
+            if np.array_equal(there["second"], world["second"][:, 8 - rows : 32 - rows, 8 - cols : 32 - cols])
+        ]
+        assert len(found) == 1
+        steps |= set(found[0])
+    assert steps == {-8, -4, 0, 4, 8}
+
+
+@pytest.mark.parametrize("options", [{"margin": 4, "shift": 8}, {"margin": 8, "shift": 3}, {"side": 41}])
+def test_twins_that_do_not_fit(options):
+    with pytest.raises(ValueError, match="give multiples of 4, shift not above margin"):
+        Twins(1, **options)
+
+
+@pytest.mark.slow
+def test_a_known_displacement_is_recovered_from_attention(tmp_path):
+    run, parts = twin_runs(str(tmp_path), 500)["trained displaced"], twin_parts(TWIN_SHIFT)
+    row = twin_row("", run, train(run | {"num_threads": 1}, parts), parts)
+    assert row["accuracy at 8 px"] > 0.7  # a sixth of the twins has left the image
+    assert row["peak"] < 3 < row["ignores"]  # less than a token from the true place
+    assert row["followed"] > 0.5
+
+
 def test_a_model_of_twins_is_measured_where_objects_are(tmp_path):
-    parts = twin_parts(24, 8)
-    options = {"preset": "tiny", "validation": "", "crop": 24, "batch_size": 8, "steps": 2, "shift_train": 8.0}
+    parts = twin_parts(8, 24, 8)
+    options = {"preset": "tiny", "validation": "", "crop": 24, "batch_size": 8, "steps": 2}
     p = read_params(options | {"out": str(tmp_path), "num_threads": 1, "warmup": 1})
     model = train(p, parts)
     batch = parts["test"].data.batch(range(8))

@@ -123,14 +123,34 @@ def test_published_configurations_have_their_size(task, chans, classes, transfor
         assert count(model) + 2 * 3 * (9 * dim * dim + dim) == pytest.approx(whole, rel=0.01)
 
 
-def test_small_ones_are_small_and_see_each_image_by_itself():
+def test_small_ones_are_small_and_see_each_image_by_itself_with_group_norm():
     for task, most in (("pixel", 1e6), ("image", 3e6), ("segmentation", 3e6)):
-        model = cut_dropout(msift("small", two_sensors(), task, img_size=SIDES[task])).train()
+        model = cut_dropout(msift("small", two_sensors(), task, img_size=SIDES[task], norm="group")).train()
         assert count(model) < most
         assert "BatchNorm2d" not in {type(module).__name__ for module in model.modules()}
         x = images(two_sensors(), (SIDES[task],) * 2)
         alone = model({name: image[:1] for name, image in x.items()}).logits
         assert torch.allclose(model(x).logits[:1], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["msift", "concat"])
+def test_without_convnet_and_pyramid_no_place_knows_of_far_ones_but_through_attention(fusion):
+    options = {"extractor": "none", "neck_dim": 8, "patch_size": 4, "head_dim": 0, "img_size": 32, "num_heads": 1}
+    model = MsIFT(two_sensors(), fusion=fusion, embed_dim=32, depth=1, mlp_dim=32, **options).eval()
+    assert model.stride == 1
+    x = images(two_sensors(), (32, 32))
+    before = model(x).logits
+    assert before.shape == (3, 2, 32, 32)
+    x["s1"] = x["s1"].clone()
+    x["s1"][..., :4, :4] += 5
+    moved = (model(x).logits - before).abs().amax((0, 1)) > 1e-6
+    assert moved[:4, :4].any()
+    assert moved[8:, 8:].any() == (fusion == "msift")
+
+
+def test_the_image_itself_needs_a_neck():
+    with pytest.raises(ValueError, match="set neck_dim"):
+        MsIFT(two_sensors(), extractor="none")
 
 
 def test_quirks_of_the_published_code():

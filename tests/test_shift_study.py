@@ -11,6 +11,7 @@ from fmlib.follow import NUMBERS, twin_parts
 from fmlib.msift_study import train_all
 from fmlib.shift_study import (
     TWIN_SHIFT,
+    TWIN_SHIFTS,
     displaced_rows,
     follow_table,
     judge_loss,
@@ -110,8 +111,8 @@ def test_attention_of_every_msift_in_a_table(runs):
 
 
 def test_twins_without_and_with_displacement(tmp_path):
-    parts, found = twin_parts(24, 8), twin_runs(str(tmp_path), 2)
-    assert [run.get("shift_train", 0) for run in found.values()] == [0, TWIN_SHIFT]
+    parts, found = twin_parts(TWIN_SHIFT, 24, 8), twin_runs(str(tmp_path), 2)
+    assert list(found) == list(TWIN_SHIFTS)
     name, run = "trained displaced", found["trained displaced"] | {"num_threads": 1}
     model = train(run, parts)
     row = twin_row(name, run, model, parts)

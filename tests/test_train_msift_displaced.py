@@ -67,6 +67,20 @@ def test_displacement_in_training_moves_one_source_alone(parts, tmp_path):
     assert set(shifted.images["s2"].unique().tolist()) <= set(range(256))  # whole pixels: no blur
 
 
+def test_bands_are_off_by_one_number_a_sample(parts, tmp_path):
+    model = build(read_params(params(tmp_path)), parts["train"].data)
+    plain, off = (
+        train_msift._batch(read_params(params(tmp_path, band_noise=amount)), parts["train"], model, "cpu", 0)
+        for amount in (0.0, 0.3)
+    )
+    assert torch.equal(plain.labels, off.labels)
+    drawn = [(off.images[n] - plain.images[n]) / model.sources[n].std / 0.3 for n in ("s1", "s2")]
+    assert all(x.std((2, 3)).max() < 1e-4 for x in drawn)  # all pixels alike
+    drawn = torch.cat([x.mean((2, 3)).flatten() for x in drawn])  # 4 samples of 2 + 6 bands
+    assert len(drawn.unique()) == 32
+    assert 0.6 < drawn.std() < 1.4
+
+
 def test_a_source_can_be_left_out_when_scoring(parts, tmp_path):
     p = read_params(params(tmp_path))
     model = train(p, parts)
