@@ -14,6 +14,7 @@ from fmlib.models.dino import DINO
 from fmlib.models.fusmae import PRESETS, FusMAE
 from fmlib.models.mae import check_choices
 from fmlib.params import check_params, declared_types
+from fmlib.speed import COMPILE_MODES
 from fmlib.weights import load, load_strictly
 
 METHODS = ("mae", "infonce", "dino", "resnet")
@@ -59,8 +60,11 @@ class TrainParams:
     # system
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    precision: str = "auto"  # auto: bf16 on CUDA, fp32 elsewhere; or fp32, bf16
+    precision: str = (
+        "auto"  # auto: bf16 on CUDA, fp32 elsewhere; or fp32, bf16, fp8 (bf16, products of blocks in 8 bits)
+    )
     compile: bool = False  # torch.compile: pays on a GPU
+    compile_mode: str = "default"  # default, reduce-overhead (CUDA graphs), max-autotune, blocks (compiles sooner)
     num_threads: int = 0  # CPU threads; 0: torch's choice
     log_every: int = 20  # steps between log lines
     save_every: int = 200  # steps between checkpoints
@@ -79,7 +83,8 @@ def read_params(given: dict) -> TrainParams:
 
 def check(p: TrainParams) -> None:
     """Raise ValueError where parameters do not go together."""
-    check_choices(method=(p.method, METHODS), precision=(p.precision, ("auto", "fp32", "bf16")))
+    check_choices(method=(p.method, METHODS), precision=(p.precision, ("auto", "fp32", "bf16", "fp8")))
+    check_choices(compile_mode=(p.compile_mode, COMPILE_MODES))
     if p.steps < 0 or p.batch_size < 1 or p.accumulate < 1 or p.batch_size % p.accumulate:
         raise ValueError(
             f"steps {p.steps} must be at least 0, batch_size {p.batch_size} and accumulate {p.accumulate} at least 1, "
@@ -142,6 +147,6 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(p: TrainParams, device: torch.device):
-    """bf16 where `precision` asks for it, or where it is `auto` and the device is CUDA."""
-    bf16 = p.precision == "bf16" or (p.precision == "auto" and device.type == "cuda")
+    """bf16 where `precision` asks for it (fp8 keeps the rest so), or where it is `auto` and the device is CUDA."""
+    bf16 = p.precision in ("bf16", "fp8") or (p.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)

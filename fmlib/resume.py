@@ -9,7 +9,8 @@ import torch
 from fmlib.files import write_beside, write_text
 
 # What may differ when a run is taken up again: it does not shape the result (`init` no longer does).
-FREE = {"out", "data_root", "init", "device", "num_threads", "log_every", "save_every", "validate_every", "compile"}
+FREE = {"out", "data_root", "init", "device", "num_threads", "log_every", "save_every", "validate_every"}
+FREE |= {"compile", "compile_mode"}
 
 
 def save_state(out: Path, params, model, optimizer, step: int) -> None:

@@ -34,6 +34,7 @@ from fmlib.params import run_each
 from fmlib.progress import Progress
 from fmlib.recipe import TYPES, TrainParams, autocast, build, check, make_optimizer, pick_device, read_params
 from fmlib.resume import resume, save_state
+from fmlib.speed import compiled, to_float8
 from fmlib.weights import save
 
 IN_MEMORY = 2 * 2**30  # bytes of packed records above which they are read from disk as they are needed
@@ -63,6 +64,8 @@ def train(params: TrainParams | dict) -> nn.Module:
     with joined(pick_device(p.device)) as (ranks, device):
         check_ranks(p, ranks)
         model = build(p, sensors_of(p.data)).to(device)
+        if p.precision == "fp8":
+            to_float8(model, device)
         optimizer, scheduler = make_optimizer(model, p)
         start = resume(out, p, model, optimizer, write=ranks.first)
         if ranks.first:
@@ -80,7 +83,7 @@ def _loop(p, model, optimizer, scheduler, device, start, out, ranks):
     validation = _validation_batch(p, model, device) if p.validate_every and ranks.first else None
     if p.compile:
         torch.compiler.reset()  # after some recompilations it would give up, and earlier runs in this process count
-    forward = replicate(torch.compile(model) if p.compile else model, ranks)
+    forward = replicate(compiled(model, p.compile_mode) if p.compile else model, ranks)
     pending, clock, waited = [], time.perf_counter(), 0.0
     log_file = out / "log.jsonl" if ranks.first else os.devnull
     feed = ahead(lambda step: make_batch(p, model, data, device, step, ranks), range(start, p.steps))

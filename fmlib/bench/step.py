@@ -12,6 +12,7 @@ from fmlib.bench.plain import FAST, Plain
 from fmlib.data import sensors_of
 from fmlib.modality import Modality
 from fmlib.models.fusmae import FusMAE
+from fmlib.speed import compiled, to_float8
 from fmlib.train import TrainParams, autocast, build, hide, make_optimizer, train_step
 
 OPTIMISER, COMPILED = "fused optimiser", "compiled"
@@ -43,13 +44,15 @@ class Step:
         if sizes:
             model = FusMAE(list(model.modalities.values()), **model.config | sizes)
         self.params, self.model = params, model.to(device)
+        if params.precision == "fp8":
+            to_float8(model, device)
         self.optimizer, _ = make_optimizer(model, params)
         self.eager = model
         if fast is not None:
             self.eager = Plain(model, tuple(way for way in fast if way in FAST))
             self.optimizer = self.optimizer if OPTIMISER in fast else _one_by_one(self.optimizer)
-        compiled = params.compile and (fast is None or COMPILED in fast)
-        self.forward = _compiled(self.eager) if compiled else self.eager
+        compile_it = params.compile and (fast is None or COMPILED in fast)
+        self.forward = _compiled(self.eager, params.compile_mode) if compile_it else self.eager
         self.generator = torch.Generator().manual_seed(params.seed)
         shape, count = (params.img_size, params.img_size), params.batch_size
         self.images = {m.name: torch.randn(count, m.in_chans, *shape, device=device) for m in model.modalities.values()}
@@ -76,14 +79,14 @@ class Step:
         return sum(mask.ids_keep.shape[1] for mask in masks.values())
 
 
-def _compiled(model: torch.nn.Module) -> torch.nn.Module:
+def _compiled(model: torch.nn.Module, mode: str) -> torch.nn.Module:
     """Compiled for its own shapes, as in training, also where many models of one class are measured in one process.
 
     By default the second shape would bring code for any shape, and the ninth model would silently not be compiled.
     """
     config = torch._dynamo.config
     config.cache_size_limit = max(config.cache_size_limit, 64)
-    return torch.compile(model, dynamic=False)
+    return compiled(model, mode, dynamic=False)
 
 
 def _one_by_one(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
