@@ -107,7 +107,7 @@ def followed_query(
     axes[0, 0].plot(query[1], query[0], **_mark("s"))
     limits = None
     for (left, right), (title, image) in zip(axes[0, 1:].reshape(-1, 2), answers.items(), strict=True):
-        limits = draw_image(left, image, second, limits, title=wrap(f"{second.title}, {title}", 1.8, 8, 2))
+        limits = draw_image(left, image, second, limits, title=wrap(f"{second.title}, {title}", 1.4, 8, 2))
         right.imshow(overlay(stretch(image, second, limits)[0], maps[title]), aspect="auto", interpolation="nearest")
         right.set_title("attention", loc="left", fontsize=8, pad=2.5)
         for ax in (left, right):
