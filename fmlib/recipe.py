@@ -60,9 +60,7 @@ class TrainParams:
     # system
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    precision: str = (
-        "auto"  # auto: bf16 on CUDA, fp32 elsewhere; or fp32, bf16, fp8 (bf16, products of blocks in 8 bits)
-    )
+    precision: str = "auto"  # auto: bf16 on CUDA, fp32 elsewhere; or fp32, bf16, fp8 (bf16, blocks multiply in 8 bits)
     compile: bool = False  # torch.compile: pays on a GPU
     compile_mode: str = "default"  # default, reduce-overhead (CUDA graphs), max-autotune, blocks (compiles sooner)
     num_threads: int = 0  # CPU threads; 0: torch's choice

@@ -164,11 +164,8 @@ def follow_table(runs: Sequence[dict], sensor: str, distance: float, crop: int, 
 def twin_runs(out: str, steps: int, seed: int = 0) -> dict[str, dict]:
     """Runs on `fmlib.follow.twin_parts`, without and with displacements in training."""
     shared = TWINS | {"steps": steps, "seed": seed}
-    about = {
-        name: {"data": f"twins, up to {shift} px", "out": f"{out}/{shift}-{seed}"}
-        for name, shift in TWIN_SHIFTS.items()
-    }
-    return {name: shared | one for name, one in about.items()}
+    about = lambda shift: {"data": f"twins, up to {shift} px", "out": f"{out}/{shift}-{seed}"}  # noqa: E731
+    return {name: shared | about(shift) for name, shift in TWIN_SHIFTS.items()}
 
 
 def twin_row(name: str, run: dict, model: MsIFT, parts: dict[str, Part]) -> dict:

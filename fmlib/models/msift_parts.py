@@ -104,8 +104,7 @@ class Source(nn.Module):
 
     Args:
         modality: bands, valid range and statistics.
-        extractor: ``"lightnet"``, ``"none"`` (the image itself, for a neck), or the name of a ResNet in timm;
-            `output_stride`, `widths`, `pretrained` as there.
+        extractor: ``"lightnet"``, ``"none"`` (the image itself, for a neck), or a ResNet of timm and its three options.
         neck_dim: channels of the feature pyramid, whose finest map is taken; 0: none, the extractor's last map.
         norm: ``"batch"`` or ``"group"``. momentum: of LightNet's batch norms.
     """
@@ -126,8 +125,6 @@ class Source(nn.Module):
         self.register_buffer("mean", torch.tensor(modality.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(modality.std).view(-1, 1, 1), persistent=False)
         if extractor == "none":
-            if not neck_dim:
-                raise ValueError("extractor='none' leaves each source its own bands; bring them together: set neck_dim")
             self.extractor, channels, strides = None, (modality.in_chans,), (1,)
         elif extractor == "lightnet":
             self.extractor, strides = LightNet(modality.in_chans, norm, momentum), (1, 2, 4, 4)
@@ -135,6 +132,8 @@ class Source(nn.Module):
         else:
             self.extractor = ResNet(extractor, modality.in_chans, output_stride, widths, norm, pretrained)
             channels, strides = self.extractor.channels, self.extractor.strides
+        if not (self.extractor or neck_dim):
+            raise ValueError("extractor='none' leaves each source its own bands; bring them together: set neck_dim")
         self.neck = FPN(channels, neck_dim) if neck_dim else None
         self.channels = neck_dim or channels[-1]
         self.stride = strides[0] if neck_dim else strides[-1]
@@ -271,7 +270,7 @@ def total(parts: dict[str, Tensor], here: dict[str, Tensor], count: int) -> Tens
 
 
 def map_head(chans: int, dim: int, classes: int, norm: str) -> nn.Module:
-    """A `PSPHead`, or where `dim` is 0 a 1×1 convolution, which knows nothing of other places."""
+    """A `PSPHead`, or where `dim` is 0 a 1×1 convolution, which sees its own place alone."""
     return PSPHead(chans, dim, classes, norm) if dim else nn.Conv2d(chans, classes, 1)
 
 
