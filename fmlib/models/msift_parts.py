@@ -31,7 +31,7 @@ class LightNet(nn.Module):
     """The small convnet of MDL-RS (Hong et al., TGRS 2021), for windows of a few pixels: four maps, finest first."""
 
     channels = (16, 32, 128, 64)
-    stride = 1  # pixels of the image in one of the finest map
+    strides = (1, 2, 4, 4)  # pixels of the image in one of each map
 
     def __init__(self, in_chans: int, norm: str = "batch", momentum: float = 0.1):
         super().__init__()
@@ -126,11 +126,9 @@ class Source(nn.Module):
         self.register_buffer("std", torch.tensor(modality.std).view(-1, 1, 1), persistent=False)
         if extractor == "none":
             self.extractor, channels, strides = None, (modality.in_chans,), (1,)
-        elif extractor == "lightnet":
-            self.extractor, strides = LightNet(modality.in_chans, norm, momentum), (1, 2, 4, 4)
-            channels = self.extractor.channels
         else:
-            self.extractor = ResNet(extractor, modality.in_chans, output_stride, widths, norm, pretrained)
+            net = (extractor, modality.in_chans, output_stride, widths, norm, pretrained)
+            self.extractor = LightNet(modality.in_chans, norm, momentum) if extractor == "lightnet" else ResNet(*net)
             channels, strides = self.extractor.channels, self.extractor.strides
         if not (self.extractor or neck_dim):
             raise ValueError("extractor='none' leaves each source its own bands; bring them together: set neck_dim")
