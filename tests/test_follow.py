@@ -167,7 +167,7 @@ def test_twins_that_do_not_fit(options):
 def test_a_known_displacement_is_recovered_from_attention(tmp_path):
     run, parts = twin_runs(str(tmp_path), 500)["trained displaced"], twin_parts(TWIN_SHIFT)
     row = twin_row("", run, train(run | {"num_threads": 1}, parts), parts)
-    assert row["accuracy at 8 px"] > 0.7  # a sixth of the twins has left the image
+    assert row["accuracy at 8 px"] > 0.7  # at most 5/6: a third of the twins has left the image
     assert row["peak"] < 3 < row["ignores"]  # less than a token from the true place
     assert row["followed"] > 0.5
 
