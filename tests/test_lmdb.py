@@ -204,6 +204,8 @@ def test_each_process_opens_the_archive_for_itself(shared_encoded):
         with multiprocessing.get_context(method).Pool(workers) as pool:
             for found in pool.map(read_first, [data] * 4):
                 np.testing.assert_array_equal(found, expected)
+            pool.close()  # a signal may meet a worker that holds the others' lock, for which they then wait for ever
+            pool.join()
     loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork")
     np.testing.assert_array_equal(next(iter(loader))["s2"], expected)
     np.testing.assert_array_equal(read_first(data), expected)
