@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     if rest and args.command not in (_train, _evaluate, _compare, _bench_train):
         _parser().error(f"unknown: {' '.join(rest)}")  # only these take parameters by name
     args.rest = rest
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets a run kill its processes before it goes
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets a run kill its processes before it goes
     try:
         args.command(args)
     except Exception as error:
@@ -30,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fmlib: stopped", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # a caller in Python keeps its own
     return 0
 
 

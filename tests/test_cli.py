@@ -1,6 +1,7 @@
 """The command line: help, errors in one line, and parameters from profile, file and words."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -79,6 +80,15 @@ def test_our_errors_are_one_line_and_status_1(notebook, asked, capsys, words, me
     assert error.startswith("fmlib: ")
     assert error.count("\n") == 1
     assert not asked
+
+
+def test_a_caller_keeps_its_own_way_with_signals(notebook, monkeypatch):
+    seen, before = [], signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(fmlib.run, "run_notebook", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
+    with pytest.raises(TypeError):  # there are no metrics to print
+        main(["run", str(notebook)])
+    assert seen[0] is not before  # while it works, it ends its processes first
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_debug_shows_the_traceback(notebook):
