@@ -226,13 +226,11 @@ class Twins:
             label[here] = bright
         steps = self.shift // self.size
         moved = self.margin - self.size * rng.integers(-steps, steps + 1, 2)  # a window from above has all further down
-        images = {"first": self._window(first), "second": self._window(second, *moved)}
-        return images | {"label": self._window(label), "id": str(index)}
-
-    def _window(self, image: np.ndarray, row: int | None = None, col: int | None = None) -> np.ndarray:
-        """What is left without the margin, or a window as large that starts elsewhere."""
-        row, col, side = *(self.margin if x is None else x for x in (row, col)), self.side - 2 * self.margin
-        return image[..., row : row + side, col : col + side]
+        still, sample = (self.margin, self.margin), {"id": str(index)}
+        for name, image, start in (("first", first, still), ("second", second, moved), ("label", label, still)):
+            rows, cols = (slice(place, place + self.side - 2 * self.margin) for place in start)
+            sample[name] = image[..., rows, cols]
+        return sample
 
 
 def twin_parts(shift: int, train: int = 4000, test: int = 64, seed: int = 0) -> dict[str, Part]:
