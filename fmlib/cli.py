@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after `fmlib`; default: those of the process.
     """
     args, rest = _parser().parse_known_args(argv)
-    if rest and args.command not in (_train, _evaluate, _compare, _bench_train):
+    if rest and args.command not in (_train, _evaluate, _compare, _bench_train, _bench_sustained):
         _parser().error(f"unknown: {' '.join(rest)}")  # only these take parameters by name
     args.rest = rest
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets a run kill its processes before it goes
@@ -102,18 +102,29 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _bench_train(args: argparse.Namespace) -> None:
-    from dataclasses import asdict
-
     from fmlib.bench.train import bench_train, largest_batch, memory_growth
-    from fmlib.params import parse_setting
-    from fmlib.train import TrainParams, read_params
 
-    defaults = asdict(TrainParams())
-    given = dict(parse_setting(word.removeprefix("--"), defaults) for word in args.rest)
-    params = read_params(given)
+    params = _train_params(args.rest)
     found = largest_batch(params, args.seconds) if args.batches else bench_train(params, args.seconds, args.against)
     found |= {"memory_growth_mib": memory_growth(params, args.memory)} if args.memory else {}
     print(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _bench_sustained(args: argparse.Namespace) -> None:
+    from fmlib.bench.sustained import bench_sustained
+
+    found = bench_sustained(_train_params(args.rest), args.folder, args.seconds, args.patches)
+    print(json.dumps(found, indent=2))
+
+
+def _train_params(words: list[str]):
+    from dataclasses import asdict
+
+    from fmlib.params import parse_setting
+    from fmlib.recipe import TrainParams, read_params
+
+    defaults = asdict(TrainParams())
+    return read_params(dict(parse_setting(word.removeprefix("--"), defaults) for word in words))
 
 
 def _bench_attention(args: argparse.Namespace) -> None:
@@ -207,6 +218,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time of the measurement")
     train.add_argument("--batches", action="store_true", help="double the batch until memory is full or speed stays")
     train.add_argument("--memory", type=int, default=0, metavar="N", help="also how memory grows over N steps")
+    sustained = bench.add_parser("sustained", help="minutes of pretraining from packed records: does the device wait?")
+    sustained.set_defaults(command=_bench_sustained)
+    sustained.add_argument("--folder", default="data/bench", metavar="DIR", help="where the records are made")
+    sustained.add_argument("--patches", type=int, default=20_000, metavar="N", help="pairs (default: 20,000; 5.5 GB)")
+    sustained.add_argument("--seconds", type=float, default=180.0, metavar="S", help="time of the training")
     attention = bench.add_parser("attention", help="fused against explicit attention, and the memory of its maps")
     attention.set_defaults(command=_bench_attention)
     attention.add_argument("--tokens", type=int, nargs="+", default=[128, 256, 512, 1024], metavar="N")

@@ -86,7 +86,7 @@ def _loop(p, model, optimizer, scheduler, device, start, out, ranks):
     forward = replicate(compiled(model, p.compile_mode) if p.compile else model, ranks)
     pending, clock, waited = [], time.perf_counter(), 0.0
     log_file = out / "log.jsonl" if ranks.first else os.devnull
-    feed = ahead(lambda step: make_batch(p, model, data, device, step, ranks), range(start, p.steps))
+    feed = ahead(lambda step: make_batch(p, model, data, device, step, ranks), range(start, p.steps), device)
     # line by line: what is logged survives a kill
     with open(log_file, "a", buffering=1) as log, Progress(p.steps, start, name=out.name) as progress:
         for step, (images, masks, ids), wait in feed:

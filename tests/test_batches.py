@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,7 @@ from sensors import sensor
 
 from fmlib.data.batches import Preloaded, ahead, batch_indices, collate, preload
 from fmlib.data.statistics import band_statistics
+from fmlib.masking import draw_masks
 
 
 class Made:
@@ -202,3 +204,51 @@ def test_batches_are_made_ahead_in_order_and_errors_come_through():
     with pytest.raises(ValueError, match="sample 7"):
         next(feed)
     assert [row[0] for row in ahead(lambda step: step, range(1))] == [0]
+
+
+class Stream:
+    """Stands for a stream of a GPU, and for its events; writes down what is asked of it."""
+
+    def __init__(self, name, done):
+        self.name, self.done = name, done
+
+    def record_event(self):
+        self.done.append(f"{self.name} marks")
+        return self
+
+    def wait_event(self, event):
+        self.done.append(f"{self.name} waits for {event.name}")
+
+    def synchronize(self):
+        self.done.append(f"host waits for {self.name}")
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """What happens on streams where there is no GPU: the words of `Stream`, and (rows, stream) of what is kept."""
+    done = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("feed", done))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(done.append(f"on {stream.name}")))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("step", done))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: done.append((len(x), stream.name)))
+    return done
+
+
+def test_what_another_stream_made_is_waited_for_and_kept(streams):
+    """On CUDA a batch may be used after its event, and its memory is not given away before the user is done."""
+    masks = draw_masks({"s1": (2, 2)}, 5, generator=torch.Generator().manual_seed(0))
+
+    def make(step):
+        there = {name: mask.to("meta") for name, mask in masks.items()}
+        return {"s1": torch.zeros(3, device="meta")}, there, ["id"], torch.zeros(7)
+
+    [(step, batch, _)] = ahead(make, range(1), "cuda:0")
+    assert (step, batch[2]) == (0, ["id"])
+    kept = [(3, "step")] + [(5, "step")] * 4  # ids_keep, ids_remove, ids_restore, mask; not what lies on the CPU
+    assert streams == ["on feed", "feed marks", "step waits for feed", *kept, "step marks"]
+
+
+def test_the_host_does_not_run_away_from_the_card(streams):
+    feed = ahead(lambda step: step, range(9), "cuda:0")
+    waits = [next(feed) and streams.count("host waits for step") for _ in range(9)]
+    assert waits == [0, 0, 0, 1, 2, 3, 4, 5, 6]  # AHEAD steps may be under way before another one starts

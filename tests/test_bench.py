@@ -1,6 +1,8 @@
 """The benchmark counts what it says it counts."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from archives import make_ombria
 
 from fmlib.bench.loader import bench_loader, prepare
 from fmlib.bench.plain import plain_loss
+from fmlib.bench.sustained import bench_sustained
 from fmlib.bench.train import bench_train
 from fmlib.cli import main
 from fmlib.data import open_dataset
@@ -111,3 +114,27 @@ def test_fusing_takes_no_more_memory_for_taller_images(capsys):
     small, large = found["memory"]
     assert [small["side"], large["side"]] == [160, 480]
     assert 0 < large["peak_mb"] < 1.3 * small["peak_mb"]
+
+
+def test_a_gpu_machine_trains_from_records_without_what_notebooks_need(tmp_path):
+    """Minutes shrunk to seconds; on such a machine there is no rasterio and no papermill."""
+    names = ("rasterio", "pyarrow", "papermill", "matplotlib", "scipy", "lmdb")
+    call = (
+        f"import sys; sys.modules.update(dict.fromkeys({names})); import fmlib.cli as c; sys.exit(c.main(sys.argv[1:]))"
+    )
+    words = ["bench", "sustained", "--folder", tmp_path, "--patches", "24", "--seconds", "1"]
+    settings = ["--data=bigearthnet-v2", "--preset=nano", "--img_size=32", "--batch_size=8", "--device=cpu"]
+    done = subprocess.run([sys.executable, "-c", call, *words, *settings], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout[done.stdout.index("{") :])
+    assert found["patches"] == 24
+    assert found["gb"] == pytest.approx(24 * 275_200 / 1e9)
+    assert found["slowest"] <= found["pairs_per_s"] <= found["fastest"]
+    assert found["idle"] == pytest.approx(1 - found["pairs_per_s"] / found["alone_pairs_per_s"])
+    assert 0 <= found["waited"] < 1
+    assert found["projected_hours"] == pytest.approx(237_871 * 100 / found["pairs_per_s"] / 3600)
+
+
+def test_sustained_training_is_that_of_one_data_set(tmp_path):
+    with pytest.raises(ValueError, match="give data 'bigearthnet-v2'"):
+        bench_sustained(SMALL, tmp_path)

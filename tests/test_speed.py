@@ -2,17 +2,20 @@
 
 import copy
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 from sensors import generator, images, two_sensors
 
+import fmlib.train
 from fmlib import weights
 from fmlib.bench.step import Step
 from fmlib.masking import draw_masks
 from fmlib.models.fusmae import fusmae
-from fmlib.recipe import check, read_params
+from fmlib.recipe import build, check, read_params
 from fmlib.speed import compiled, to_float8
+from fmlib.train import hide, train_step
 
 CPU = torch.device("cpu")
 
@@ -98,3 +101,19 @@ def test_unknown_modes_are_named():
     with pytest.raises(ValueError, match="compile_mode is 'fastest'; choose one of default, reduce-overhead"):
         check(read_params({"compile_mode": "fastest"}))
     check(read_params({"precision": "fp8", "compile_mode": "blocks"}))
+
+
+@pytest.mark.parametrize(("fusion", "sensor_drop"), [("xaed", 0.0), ("xaed", 0.5), ("stack", 0.0), ("none", 0.0)])
+def test_a_step_never_asks_the_device_for_a_value(monkeypatch, fusion, sensor_drop):
+    """A tensor on the meta device has no values: whatever would make the host wait for one is an error there."""
+    monkeypatch.setattr(fmlib.train, "autocast", lambda p, device: nullcontext())  # there is none for this device
+    p = read_params({"preset": "nano", "img_size": 16, "batch_size": 4, "accumulate": 2, "fusion": fusion})
+    model = build(p, {m.name: m for m in two_sensors()}).to("meta")
+    shown = {name: x.to("meta") for name, x in images(two_sensors(), (16, 16), batch=4).items()}
+    present = dict.fromkeys(shown, torch.ones(4, dtype=torch.bool))
+    shown, masks = hide(p, model, shown, present, generator(0), sensor_drop)
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
+    loss, _ = train_step(p, model, optimizer, shown, masks)
+    assert loss.device.type == "meta"
+    with pytest.raises(RuntimeError, match="meta"):
+        loss.item()

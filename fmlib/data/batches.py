@@ -5,6 +5,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import is_dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -86,9 +89,7 @@ class Preloaded:
         indices = np.asarray(indices)
         present = {name: torch.from_numpy(self.present[name][indices]) for name in self.modalities}
         batch = {
-            name: torch.from_numpy(self.arrays[name][indices]).to(device, non_blocking=True).float()
-            for name in self.modalities
-            if name in self.arrays
+            name: send(self.arrays[name][indices], device).float() for name in self.modalities if name in self.arrays
         }
         for key in STACKED:
             if key in self.arrays and self.present[key][indices].all():
@@ -180,25 +181,69 @@ def _check_memory(held: Preloaded, key: str, needed: int, max_bytes: int) -> Non
         )
 
 
-def ahead(make: Callable, steps: range) -> Iterator[tuple]:
+def send(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """An array as a tensor on a device; to CUDA from pinned memory, so that nothing waits for the copy."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if torch.device(device).type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def ahead(make: Callable, steps: range, device: torch.device | str = "cpu") -> Iterator[tuple]:
     """Batches made in a thread while the ones before them are used.
+
+    On CUDA they are made on a stream of their own, so that making a batch waits for no step. Steps are started without
+    waiting for their results, but never more than `AHEAD` before the card is done with them.
 
     Args:
         make: from a step's number to its batch.
         steps: their numbers.
+        device: where the batches lie and are used.
 
     Yields:
         A step, its batch, and the seconds that were waited for it.
     """
+    device = torch.device(device)
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def made(step: int) -> tuple:
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            return make(step), stream.record_event() if stream else None
+
     with ThreadPoolExecutor(1) as pool:
-        coming = deque((step, pool.submit(make, step)) for step in steps[:AHEAD])
-        for later in [*steps[AHEAD:], *[None] * len(coming)]:
+        coming, started = deque((step, pool.submit(made, step)) for step in steps[:AHEAD]), deque()
+        for later in chain(steps[AHEAD:], [None] * len(coming)):
             start = time.monotonic()
-            step, batch = coming.popleft()
-            batch = batch.result()
+            step, future = coming.popleft()
+            batch, ready = future.result()
+            waited = time.monotonic() - start
             if later is not None:
-                coming.append((later, pool.submit(make, later)))
-            yield step, batch, time.monotonic() - start
+                coming.append((later, pool.submit(made, later)))
+            if stream:
+                _take_over(batch, ready, torch.cuda.current_stream(device))
+            yield step, batch, waited
+            if stream:
+                started.append(torch.cuda.current_stream(device).record_event())
+                if len(started) > AHEAD:
+                    started.popleft().synchronize()
+
+
+def _take_over(batch, ready: torch.cuda.Event, stream: torch.cuda.Stream) -> None:
+    """Let a stream wait for a batch made on another one, and the batch's memory stay until this stream is done too."""
+    stream.wait_event(ready)
+    for tensor in _tensors(batch):
+        if tensor.device.type != "cpu":
+            tensor.record_stream(stream)
+
+
+def _tensors(batch) -> Iterator[Tensor]:
+    """All tensors in nested dictionaries, tuples, lists and data classes."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, dict | tuple | list) or is_dataclass(batch):
+        parts = (
+            batch if isinstance(batch, tuple | list) else (batch if isinstance(batch, dict) else vars(batch)).values()
+        )
+        for part in parts:
+            yield from _tensors(part)
 
 
 def batch_indices(n: int, batch_size: int, epoch: int, seed: int) -> list[np.ndarray]:

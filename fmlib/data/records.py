@@ -14,26 +14,14 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from fmlib.data.batches import STACKED
+from fmlib.data.batches import STACKED, send
 from fmlib.data.sample import Raw, merge_valid, to_image, to_sample
 from fmlib.modality import Modality
 
 FORMAT = 1
 HEADER, INDEX = "records.json", "index.npy"
-KEYS = {
-    "format",
-    "name",
-    "split",
-    "classes",
-    "modalities",
-    "fields",
-    "arrays",
-    "small",
-    "nodata",
-    "options",
-    "count",
-    "shards",
-}
+KEYS = {"format", "name", "split", "classes", "modalities", "options", "count", "shards"}
+KEYS |= {"fields", "arrays", "small", "nodata"}  # of a record
 SAME = ("size", "resample", "storage")  # options that change neither samples nor stored values
 RELEASE = 256 * 2**20  # mapped bytes after which pages are given back, so that a long epoch does not fill the memory
 
@@ -100,7 +88,7 @@ class Records:
 
     def read(self, index: int) -> Raw:
         """One sample as it was stored; its arrays are copies."""
-        row, record = self.index[index], self._rows([index]).view(self.dtype)[0, 0]
+        row, record = self.index[index], self._rows([index]).numpy().view(self.dtype)[0, 0]
         bands = {}
         for name, groups in self._groups.items():
             if row[f"has_{name}"]:
@@ -112,23 +100,24 @@ class Records:
         extras = {key: record[key] for key in self.header["arrays"] if row[f"has_{key}"]}
         return Raw(bands, extras | self._notes(row), files, dict(self.header["nodata"]))
 
-    def stored_batch(self, indices) -> dict:
-        """Records as they are stored, for a device to turn into images: see `assemble`.
+    def stored_batch(self, indices, device: torch.device | str = "cpu") -> dict:
+        """Records as they are stored, for `assemble` to turn into images.
 
         Args:
             indices: (B,) sample numbers.
+            device: where they are wanted; all their bytes travel in one piece, to CUDA from pinned memory.
 
         Returns:
             Field to tensor (B, …) of the stored type, ``"present"``, and what samples are called.
         """
         indices = np.asarray(indices)
-        rows, records = self.index[indices], self._rows(indices).view(self.dtype)[:, 0]
-        wanted = [key for groups in self._groups.values() for key, _, _ in groups]
-        batch = {key: torch.from_numpy(records[key]) for key in wanted}
+        rows = self.index[indices]
+        records = self._rows(indices, pin=torch.device(device).type == "cuda").to(device, non_blocking=True)
+        batch = {key: self._field(records, key) for groups in self._groups.values() for key, _, _ in groups}
         for key in STACKED:
             if f"has_{key}" in rows.dtype.names and rows[f"has_{key}"].all():
-                source = rows if key in rows.dtype.names else records
-                batch[key] = torch.from_numpy(source[key].copy("C"))
+                in_index = key in rows.dtype.names
+                batch[key] = send(rows[key].copy("C"), device) if in_index else self._field(records, key).contiguous()
         present = {name: torch.from_numpy(rows[f"has_{name}"].copy()) for name in self.modalities}
         ids, places = text(rows["id"]), text(rows["place"])
         return batch | {"present": present, "id": ids, "place": places}
@@ -137,7 +126,7 @@ class Records:
         """Turn a stored batch into the batch that `collate` makes of these samples, on whatever device it lies.
 
         Args:
-            batch: of `stored_batch`, perhaps moved to a device.
+            batch: of `stored_batch`.
 
         Returns:
             Sensor to (B, C, rows, cols) float32 in its unit, zeros where a sample lacks it, and all else that
@@ -157,19 +146,18 @@ class Records:
 
     def batch(self, indices, device: torch.device | str = "cpu") -> dict:
         """The batch of these samples, assembled on a device; `Preloaded.batch` has the same form."""
-        batch = self.stored_batch(indices)
-        move = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        return self.assemble(move)
+        return self.assemble(self.stored_batch(indices, device))
 
     def _notes(self, row: np.void) -> dict:
         notes = {key: text(row[key]) for key in ("id", "place", "time") if key in row.dtype.names and row[key]}
         small = [key for key in self.header["small"] if row[f"has_{key}"]]
         return notes | {key: row[key].copy() for key in small}
 
-    def _rows(self, indices) -> np.ndarray:
+    def _rows(self, indices, pin: bool = False) -> Tensor:
         """Bytes of some records, (B, record size), copied out of the maps."""
         self._open()
-        out = np.empty((len(indices), self.dtype.itemsize), np.uint8)
+        records = torch.empty(len(indices), self.dtype.itemsize, dtype=torch.uint8, pin_memory=pin)
+        out = records.numpy()
         shards = np.searchsorted(self.starts, indices, side="right") - 1
         for place, (shard, index) in enumerate(zip(shards, indices, strict=True)):
             out[place] = self._maps[shard][1][index - self.starts[shard]]
@@ -178,7 +166,13 @@ class Records:
             for shard, _ in self._maps:
                 shard.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache
             self._touched = 0
-        return out
+        return records
+
+    def _field(self, records: Tensor, key: str) -> Tensor:
+        """A field of records (B, record size), (B, …) of its own type, where it lies."""
+        field, start = self.dtype.fields[key][:2]
+        values = records[:, start : start + field.itemsize].view(torch.from_numpy(np.empty(0, field.base)).dtype)
+        return values.view(len(records), *field.shape)
 
     def _open(self) -> None:
         if not self._maps:

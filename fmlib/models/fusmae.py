@@ -277,7 +277,15 @@ def _stack(tokens: dict[str, Tensor], masks: Masks) -> Tensor:
     """Channel stacking: one linear projection of stacked channels is the sum of the sensors' projections."""
     tokens = {name: x for name, x in tokens.items() if x.shape[1]}
     first, *others = (masks[name].ids_keep for name in tokens)
-    if any(not torch.equal(first, other) for other in others):
-        raise ValueError("channel stacking needs the same mask in every sensor; draw with strategy='consistent'")
+    for other in others:
+        _check_equal(first, other, "channel stacking needs equal masks of all sensors; draw with strategy='consistent'")
     here = {name: masks[name].present for name in tokens}
     return sum(x if here[name] is None else x * here[name][:, None, None] for name, x in tokens.items())
+
+
+def _check_equal(first: Tensor, other: Tensor, message: str) -> None:
+    """Raise ValueError unless both are equal; on a GPU the card itself stops, so that no step waits for the answer."""
+    if first.shape != other.shape or (first.device.type == "cpu" and not torch.equal(first, other)):
+        raise ValueError(message)
+    if first.device.type != "cpu":
+        torch._assert_async((first == other).all(), message)
