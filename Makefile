@@ -18,10 +18,11 @@ report: .venv/.installed  ## run all notebooks, build reports/PROFILE/index.html
 	$(BIN)/fmlib report reports/$(PROFILE) || status=1; \
 	exit $$status
 
-test: .venv/.installed  ## check the style and run every test
+test: .venv/.installed  ## check style and spelling, and run every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find notebooks -name '*.ipynb' -not -path '*/.*' -exec $(BIN)/nbstripout --verify {} +
+	$(BIN)/codespell *.md Makefile Snakefile data_manifests docs experiments fmlib notebooks profiles reports/published tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab: .venv/.installed  ## open the first notebook in JupyterLab

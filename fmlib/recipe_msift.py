@@ -16,7 +16,7 @@ from fmlib.data.houston_files import cut_windows as around_pixels
 from fmlib.evaluate.features import covers, pair_views, read_views
 from fmlib.evaluate.metrics import IGNORE
 from fmlib.evaluate.probe import seeded
-from fmlib.evaluate.windows import with_labels
+from fmlib.evaluate.windows import with_coarse_classes, with_labels
 from fmlib.modality import Modality
 from fmlib.models.mae import check_choices
 from fmlib.models.msift import TASKS, MsIFT, msift
@@ -40,6 +40,7 @@ class MsiftParams:
     split_seed: int = -1  # deals its folds; -1: the reader's own
     held_back: float = 0.0  # share of its training part that becomes validation, where a data set has none
     label: str = "label"  # field that holds the labels: label, map
+    coarse: bool = False  # maps of BigEarthNet: its 19 classes become the five of CORINE's level 1
     window: int = 0  # side of windows cut around labelled pixels of maps (task pixel); 0: samples as they are
     windows: int = 16  # so many are cut from each image
     asked_class: int = 1  # task image, of maps: does this class cover ...
@@ -179,6 +180,7 @@ def read_parts(p: MsiftParams) -> dict[str, Part]:
         if split:
             data = _in_memory(open_dataset(p.data, split, p.data_root, tuple(p.sensors) or None, **options))
             data = data if p.label == "label" else with_labels(data, p.label)
+            data = with_coarse_classes(data) if p.coarse else data
             parts[part] = Part(data, pair_views(data, p.views) if p.views else np.arange(len(data))[:, None])
     return parts
 

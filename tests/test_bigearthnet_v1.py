@@ -9,7 +9,7 @@ from bigearthnet_archive import write
 from fmlib.data import open_dataset
 from fmlib.data.bigearthnet_patches import COARSE
 from fmlib.data.bigearthnet_v1 import FOLDERS, BigEarthNetV1, read_note
-from fmlib.data.corine import LEVEL_3, class_of_code, to_classes
+from fmlib.data.corine import LEVEL_1, LEVEL_3, class_of_code, coarse_classes, to_classes
 from fmlib.data.paths import draw
 from fmlib.manifest import load_manifest
 
@@ -290,3 +290,15 @@ def test_published_pairs_cover_one_ground(real):
         radar = read_note(files["s1"][0].with_name(f"{files['s1'][0].parent.name}_labels_metadata.json"))
         optical = read_note(files["label"][0])
         assert (radar.labels, radar.tile, radar.partner) == (optical.labels, optical.tile, data.patches[index].as_py())
+
+
+def test_every_class_has_its_coarse_one():
+    names = tuple(LEVEL_1.values())
+    found = dict(zip(MANIFEST.classes, (names[i] for i in coarse_classes(MANIFEST.classes)), strict=True))
+    assert set(found.values()) == set(names)
+    assert found["Urban fabric"] == "Artificial surfaces"
+    assert found["Permanent crops"] == "Agricultural areas"  # codes 221 to 241
+    assert found["Beaches, dunes, sands"] == "Forest and semi-natural areas"
+    assert found["Marine waters"] == "Water bodies"
+    with pytest.raises(ValueError, match=r"\['flood'\] have no CORINE codes"):
+        coarse_classes(("flood",))

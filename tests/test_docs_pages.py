@@ -1,5 +1,6 @@
 """The pages under docs/: their code runs, their words lead somewhere, and the site they make has no dead link."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 
+from fmlib.cli import _parser, _train_params
 from fmlib.modality import Modality
 from fmlib.params import parse_setting, read_parameters
 
@@ -189,3 +191,22 @@ def test_the_site_holds_lessons_solutions_and_the_reference(site):
     reference = (site / "docs" / "_build" / "api" / "fmlib.html").read_text()
     assert 'id="fmlib.masking.draw_masks"' in reference
     assert "share of patches removed" in reference
+
+
+def test_the_script_of_speed_asks_for_measurements_that_exist(tmp_path):
+    """`experiments/speed.sh` with a Python that writes down what it is asked for."""
+    stub, log = tmp_path / "python", tmp_path / "asked"
+    stub.write_text(f'#!/bin/sh\nshift 2\necho "$@" >> "{log}"\nexit 1\n')  # a failing one stops no other
+    stub.chmod(0o755)
+    script = REPO / "experiments" / "speed.sh"
+    subprocess.run(["sh", script, tmp_path / "out"], env=os.environ | {"PYTHON": str(stub)}, check=True)
+    asked = [_parser().parse_known_args(line.split()) for line in log.read_text().splitlines()]
+    models = [_train_params(rest) for _, rest in asked[:-1]]
+    assert len(models) == 12
+    assert {(p.preset, p.img_size, p.patch_size, p.batch_size) for p in models} == {
+        ("base", 120, 8, 256),
+        ("small", 120, 8, 256),
+    }
+    assert {p.compile_mode for p in models} == {"default", "reduce-overhead", "blocks"}
+    assert asked[0][0].seconds == 180
+    assert (tmp_path / "out" / "speed.log").read_text().count("# failed") == 13

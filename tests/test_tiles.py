@@ -7,6 +7,7 @@ from archives import make_ombria
 
 from fmlib.data import open_dataset, preload
 from fmlib.evaluate import Features, cropped, extract, fill_missing, in_tiles, presence, with_labels
+from fmlib.evaluate.windows import with_coarse_classes
 from fmlib.manifest import load_manifest
 from fmlib.models.fusmae import fusmae
 
@@ -92,6 +93,18 @@ def test_another_field_as_label(held):
     assert np.array_equal(other.arrays["label"], held.arrays["valid"])
     with pytest.raises(ValueError, match="has no 'map'"):
         with_labels(held, "map")
+
+
+def test_maps_in_coarse_classes(held):
+    fine = with_labels(held, "label")
+    fine.classes = ("Pastures", "Marine waters")
+    coarse = with_coarse_classes(fine)
+    known = fine.arrays["label"] != 255
+    assert np.array_equal(coarse.arrays["label"][known], np.array([1, 4])[fine.arrays["label"][known]])
+    assert (coarse.arrays["label"][~known] == 255).all()
+    assert (coarse.classes[4], len(coarse.classes), fine.classes[0]) == ("Water bodies", 5, "Pastures")
+    with pytest.raises(ValueError, match="have no CORINE codes"):
+        with_coarse_classes(held)
 
 
 def test_presence_asks_one_question_of_each_map():

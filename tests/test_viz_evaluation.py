@@ -8,8 +8,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from fmlib import viz
+from fmlib.data.corine import LEVEL_1
 from fmlib.viz.ablation import ablation_dots, ablation_heat_map
 from fmlib.viz.evaluation import label_curves, missing_sensor, sensor_gain, spread
+from fmlib.viz.images import class_colours
 from fmlib.viz.maps import OUTCOME_COLOURS, UNKNOWN, iou, segmentation_gallery
 
 NAMES = ("XAE&D", "XAD", "concatenate", "random features", "from scratch", "gated", "S1 alone", "S2 alone")
@@ -253,6 +255,14 @@ def test_maps_of_more_classes_have_their_colours():
     assert "no data" not in all_text(fig)
     assert (shown(fig.axes[0]) == truth[0]).all()
     assert (shown(fig.axes[2]) == 0).all()
+
+
+def test_water_is_blue_wherever_it_stands_among_coarse_classes():
+    for names in (tuple(LEVEL_1.values()), ("Water bodies", "Agricultural areas")):
+        colours = dict(zip(names, class_colours(names), strict=True))
+        assert (colours["Water bodies"], colours["Agricultural areas"]) == ("#0072B2", "#E69F00")
+        assert len(set(colours.values())) == len(names)
+    assert class_colours(("dry", "Water bodies")) == ["#D9D9D9", "#0072b2"]  # others: by their place
 
 
 @pytest.mark.parametrize("models", [3, 11])

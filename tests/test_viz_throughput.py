@@ -46,6 +46,13 @@ def test_costs_are_multiples_of_the_smallest_setting():
     assert "visible patches" in all_text(fig)
 
 
+def test_labels_of_counts_do_not_touch():
+    rows = [{"axis": "mask_ratio", "count": n, "gflop": 2.0 * n, "ms": 7.0 * n} for n in (216, 28, 72, 144)]
+    fig = viz.cost_curves(rows, 5 * [{"axis": "mask_ratio", "along": "patches", "gflop": 1.0, "ms": 1.0}])
+    assert [tick.get_text() for tick in fig.axes[0].get_xticklabels()] == ["28", "72", "144"]
+    assert_tidy(fig)
+
+
 def test_batches_have_their_rate_and_memory():
     rows = [{"batch_size": 2**n, "pairs_per_s": 100.0 * n, "memory_gib": 0.5 + 2**n / 64} for n in range(1, 10)]
     fig = viz.batch_curve(rows)

@@ -53,6 +53,13 @@ LEVEL_3 = {
     522: ("Estuaries", "Marine waters"),
     523: ("Sea and ocean", "Marine waters"),
 }
+LEVEL_1 = {
+    1: "Artificial surfaces",
+    2: "Agricultural areas",
+    3: "Forest and semi-natural areas",
+    4: "Wetlands",
+    5: "Water bodies",
+}
 _CLASS_OF_NAME = dict(LEVEL_3.values())
 
 
@@ -79,3 +86,15 @@ def class_of_code(classes: tuple[str, ...]) -> np.ndarray:
             raise ValueError(f"class {name!r} has no CORINE codes, so a map cannot show it; open without with_map")
         table[codes] = index
     return table
+
+
+def coarse_classes(classes: tuple[str, ...]) -> np.ndarray:
+    """The place in `LEVEL_1` of every class, (N,) uint8: the first digit of its codes says it.
+
+    Raises:
+        ValueError: a class that no code belongs to.
+    """
+    levels = {group: code // 100 for code, (_, group) in LEVEL_3.items()}
+    if unknown := [name for name in classes if name not in levels]:
+        raise ValueError(f"classes {unknown[:3]} have no CORINE codes, so they belong to no coarse class")
+    return np.array([list(LEVEL_1).index(levels[name]) for name in classes], np.uint8)

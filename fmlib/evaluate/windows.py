@@ -5,6 +5,8 @@ import copy
 import numpy as np
 
 from fmlib.data.batches import Preloaded
+from fmlib.data.corine import LEVEL_1, coarse_classes
+from fmlib.evaluate.metrics import IGNORE
 
 
 def cropped(data: Preloaded, side: int) -> Preloaded:
@@ -32,6 +34,17 @@ def with_labels(data: Preloaded, key: str) -> Preloaded:
         raise ValueError(f"{data.name}/{data.split} has no {key!r}; it has {list(data.arrays)}")
     other = _other(data, {"label": data.arrays[key]})
     other.present = data.present | {"label": data.present[key]}
+    return other
+
+
+def with_coarse_classes(data: Preloaded) -> Preloaded:
+    """The same samples with maps of CORINE's five coarsest classes in place of BigEarthNet's nineteen."""
+    if (label := _arrays(data)["label"]).ndim < 3:
+        raise ValueError(f"{data.name}/{data.split}: coarse classes are those of maps; set label='map'")
+    table = np.full(256, IGNORE, np.uint8)
+    table[: len(data.classes)] = coarse_classes(tuple(data.classes))
+    other = _other(data, {"label": table[label]})
+    other.classes = tuple(LEVEL_1.values())
     return other
 
 

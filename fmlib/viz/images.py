@@ -12,6 +12,7 @@ from matplotlib.colors import ListedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..data.corine import LEVEL_1
 from ..modality import Modality
 from .style import OKABE_ITO, REMOVED, SMALL, image_panels, panel_width, to_numpy, wrap
 
@@ -19,6 +20,7 @@ PERCENTILES = (2, 98)
 DECIBELS = {"VV": (-25.0, 0.0), "HH": (-25.0, 0.0), "VH": (-30.0, -5.0), "HV": (-30.0, -5.0)}
 NO_DATA = 255  # label of a pixel without data; negative labels mean the same
 RATIO_LIMITS = (0.0, 15.0)  # dB: VV over VH of most land and water
+LAND_COVER = dict(zip(LEVEL_1.values(), ("#9C9C9C", *(OKABE_ITO[i] for i in (4, 2, 3, 0))), strict=True))
 Limits = list[tuple[float, float]]
 
 
@@ -178,11 +180,16 @@ def _aspect(samples, modalities) -> float:
     raise ValueError(f"no sample has any of the sensors {list(modalities)}; its keys are {list(samples[0])}")
 
 
-def class_colours(count: int) -> list:
-    """One colour a class: light grey for the first (background), then Okabe–Ito, the same lighter, and darker."""
+def class_colours(names: Sequence[str]) -> list:
+    """One colour a class: of coarse land cover what one expects, else light grey for the first, then Okabe–Ito.
+
+    After its eight come the same lighter, and darker.
+    """
+    if set(names) <= set(LAND_COVER):
+        return [LAND_COVER[name] for name in names]
     shades = [[mix(colour, tone, share) for colour in OKABE_ITO] for tone, share in ((1, 0), (1, 0.55), (0, 0.45))]
     colours = [colour for shade in shades for colour in shade]
-    return ["#D9D9D9", *(colours[i % len(colours)] for i in range(count - 1))]
+    return ["#D9D9D9", *(colours[i % len(colours)] for i in range(len(names) - 1))]
 
 
 def mix(colour: str, tone: float, share: float) -> str:
@@ -199,9 +206,9 @@ def _draw_label_map(ax: Axes, label, names: Sequence[str]):
         return
     label = to_numpy(label).astype(int)
     shown = np.ma.masked_where((label < 0) | (label == NO_DATA), label)  # white where there is no label
-    ax.imshow(shown, cmap=ListedColormap(class_colours(len(names))), vmin=-0.5, vmax=len(names) - 0.5, aspect="auto")
+    ax.imshow(shown, cmap=ListedColormap(class_colours(names)), vmin=-0.5, vmax=len(names) - 0.5, aspect="auto")
 
 
 def _class_legend(fig: Figure, names: Sequence[str]):
-    handles = [Patch(color=c, label=n) for c, n in zip(class_colours(len(names)), names, strict=True)]
+    handles = [Patch(color=c, label=n) for c, n in zip(class_colours(names), names, strict=True)]
     fig.legend(handles=handles, loc="lower left", ncols=6, borderaxespad=0.1, handlelength=1, columnspacing=1)

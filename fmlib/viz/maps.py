@@ -113,7 +113,7 @@ def _notes(images: Mapping[str, Mapping]) -> str:
 
 def _look(truth: np.ndarray, classes: Sequence[str]) -> tuple[list, list[Patch]]:
     """Colours of a map's numbers, and their legend."""
-    names, colours = list(classes), class_colours(len(classes))
+    names, colours = list(classes), class_colours(classes)
     if len(classes) == 2:
         names, colours = [classes[0], f"{classes[1]} (found)", "missed", "false alarm"], list(OUTCOME_COLOURS)
     colours.append(UNKNOWN)

@@ -69,7 +69,7 @@ def cost_curves(rows: Sequence[Mapping], exponents: Sequence[Mapping]) -> Figure
         counts = [row["count"] for row in mine]
         for key, look in (("gflop", WORK), ("ms", TIME)):
             ax.loglog(counts, [row[key] / mine[0][key] for row in mine], ms=4, lw=1.2, **look)
-        _plain_ticks(ax.xaxis, sorted(set(counts)) if len(set(counts)) < 5 else sorted(set(counts))[::2])
+        _plain_ticks(ax.xaxis, _apart(counts))
         ax.set_xlabel(wrap(slope["along"], 1.25, 8, 2), fontsize=8)
         ax.set_title(f"slopes {slope['gflop']:.2f}, {slope['ms']:.2f}".replace("-", "−"), fontsize=SMALL)
         ax.grid()
@@ -80,6 +80,15 @@ def cost_curves(rows: Sequence[Mapping], exponents: Sequence[Mapping]) -> Figure
     handles = [Line2D([], [], ms=4, **look) for look in (WORK, TIME)]
     fig.legend(handles, ["work (FLOP)", "time (median)"], loc="outside upper center", ncols=2)
     return settle(fig)
+
+
+def _apart(counts: Sequence[float], share: float = 0.22) -> list[float]:
+    """Those counts, in order, whose labels do not touch: on a logarithmic axis so far apart, as a share of it."""
+    counts, kept = sorted(counts), []
+    for count in counts:
+        if not kept or np.log(count / kept[-1]) > share * np.log(counts[-1] / counts[0]):
+            kept.append(count)
+    return kept
 
 
 def _plain_ticks(axis, ticks: Sequence[float]) -> None:
