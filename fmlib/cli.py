@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from fmlib import cli_data, cli_fusion
@@ -16,7 +17,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after `fmlib`; default: those of the process.
     """
     args, rest = _parser().parse_known_args(argv)
-    if rest and args.command not in (_train, _evaluate, _compare, _bench_train, _bench_sustained):
+    by_name = (_train, _evaluate, _compare, _measure_train, _measure_sustained)
+    if rest and getattr(args, "measure", args.command) not in by_name:
         _parser().error(f"unknown: {' '.join(rest)}")  # only these take parameters by name
     args.rest = rest
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets a run kill its processes before it goes
@@ -101,20 +103,25 @@ def _compare(args: argparse.Namespace) -> None:
     compare(args.rest)
 
 
-def _bench_train(args: argparse.Namespace) -> None:
+def _bench(args: argparse.Namespace) -> None:
+    """Nothing but JSON comes out; what is told on the way goes to the error stream."""
+    with redirect_stdout(sys.stderr):
+        found = args.measure(args)
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _measure_train(args: argparse.Namespace) -> dict:
     from fmlib.bench.train import bench_train, largest_batch, memory_growth
 
     params = _train_params(args.rest)
     found = largest_batch(params, args.seconds) if args.batches else bench_train(params, args.seconds, args.against)
-    found |= {"memory_growth_mib": memory_growth(params, args.memory)} if args.memory else {}
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+    return found | ({"memory_growth_mib": memory_growth(params, args.memory)} if args.memory else {})
 
 
-def _bench_sustained(args: argparse.Namespace) -> None:
+def _measure_sustained(args: argparse.Namespace) -> dict:
     from fmlib.bench.sustained import bench_sustained
 
-    found = bench_sustained(_train_params(args.rest), args.folder, args.seconds, args.patches)
-    print(json.dumps(found, indent=2))
+    return bench_sustained(_train_params(args.rest), args.folder, args.seconds, args.patches)
 
 
 def _train_params(words: list[str]):
@@ -127,30 +134,28 @@ def _train_params(words: list[str]):
     return read_params(dict(parse_setting(word.removeprefix("--"), defaults) for word in words))
 
 
-def _bench_attention(args: argparse.Namespace) -> None:
+def _measure_attention(args: argparse.Namespace) -> dict:
     from fmlib.bench.attention import bench_attention
 
-    found = bench_attention(tuple(args.tokens), args.heads, args.width, args.batch, args.device, args.seconds)
-    print(json.dumps(found, indent=2))
+    return bench_attention(tuple(args.tokens), args.heads, args.width, args.batch, args.device, args.seconds)
 
 
-def _bench_loader(args: argparse.Namespace) -> None:
+def _measure_loader(args: argparse.Namespace) -> dict:
     from fmlib.bench.loader import bench_loader
 
-    found = bench_loader(args.folder, args.patches, tuple(args.workers), args.seconds)
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+    return bench_loader(args.folder, args.patches, tuple(args.workers), args.seconds)
 
 
-def _bench_epoch(args: argparse.Namespace) -> None:
+def _measure_epoch(args: argparse.Namespace) -> dict:
     from fmlib.bench.loader import bench_epoch
 
-    print(json.dumps(bench_epoch(args.folder, args.workers), indent=2))
+    return bench_epoch(args.folder, args.workers)
 
 
-def _bench_fuse(args: argparse.Namespace) -> None:
+def _measure_fuse(args: argparse.Namespace) -> dict:
     from fmlib.bench.fuse import bench_fuse
 
-    print(json.dumps(bench_fuse(args.weights, tuple(args.sides), args.device), indent=2))
+    return bench_fuse(args.weights, tuple(args.sides), args.device)
 
 
 def _scenes(args: argparse.Namespace) -> None:
@@ -213,18 +218,18 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench", None, "measure speed, as JSON").add_subparsers(metavar="WHAT", required=True)
     train = bench.add_parser("train", help="steps of pretraining: fmlib bench train [--name=value ...]")
-    train.set_defaults(command=_bench_train)
+    train.set_defaults(command=_bench, measure=_measure_train)
     train.add_argument("--against", default="", metavar="plain", help="in turn with a straightforward implementation")
     train.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time of the measurement")
     train.add_argument("--batches", action="store_true", help="double the batch until memory is full or speed stays")
     train.add_argument("--memory", type=int, default=0, metavar="N", help="also how memory grows over N steps")
     sustained = bench.add_parser("sustained", help="minutes of pretraining from packed records: does the device wait?")
-    sustained.set_defaults(command=_bench_sustained)
+    sustained.set_defaults(command=_bench, measure=_measure_sustained)
     sustained.add_argument("--folder", default="data/bench", metavar="DIR", help="where the records are made")
     sustained.add_argument("--patches", type=int, default=20_000, metavar="N", help="pairs (default: 20,000; 5.5 GB)")
     sustained.add_argument("--seconds", type=float, default=180.0, metavar="S", help="time of the training")
     attention = bench.add_parser("attention", help="fused against explicit attention, and the memory of its maps")
-    attention.set_defaults(command=_bench_attention)
+    attention.set_defaults(command=_bench, measure=_measure_attention)
     attention.add_argument("--tokens", type=int, nargs="+", default=[128, 256, 512, 1024], metavar="N")
     attention.add_argument("--heads", type=int, default=12, metavar="N", help="of attention (default: 12)")
     attention.add_argument("--width", type=int, default=768, metavar="N", help="of tokens (default: 768)")
@@ -232,9 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     attention.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda")
     attention.add_argument("--seconds", type=float, default=1.0, metavar="S", help="time of each measurement")
     loader = bench.add_parser("loader", help="reading patches as GeoTIFFs, as LMDB and as records")
-    loader.set_defaults(command=_bench_loader)
+    loader.set_defaults(command=_bench, measure=_measure_loader)
     epoch = bench.add_parser("epoch", help="one shuffled epoch of packed records, and the memory it takes")
-    epoch.set_defaults(command=_bench_epoch)
+    epoch.set_defaults(command=_bench, measure=_measure_epoch)
     epoch.add_argument("folder", metavar="DIR", help="of packed records, e.g. data/ombria/records/train")
     epoch.add_argument("--workers", type=int, default=0, metavar="N", help="worker processes")
     loader.add_argument("--folder", default="data/bench", metavar="DIR", help="where the patches are made")
@@ -243,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     loader.add_argument("--seconds", type=float, default=4.0, metavar="S", help="time of each measurement")
 
     fuse = bench.add_parser("fuse", help="fusing a pair of 640 x 480 pixels, and the memory of large ones")
-    fuse.set_defaults(command=_bench_fuse)
+    fuse.set_defaults(command=_bench, measure=_measure_fuse)
     fuse.add_argument("--weights", default="", metavar="W", help="as of fmlib fuse; default: an untrained small model")
     fuse.add_argument("--sides", type=int, nargs="*", default=[1024, 2048, 4096], metavar="N", help="of square images")
     fuse.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda")

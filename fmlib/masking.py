@@ -137,7 +137,7 @@ def masks_from_arrays(masks: dict[str, Tensor]) -> Masks:
     """
     flat = {name: mask.flatten(1).round().long() for name, mask in masks.items()}
     return {
-        name: _masks_from_ranks(mask.argsort(dim=1, stable=True).argsort(dim=1), (1 - mask).sum(1), None)
+        name: _masks_from_ranks(_inverse(mask.argsort(dim=1, stable=True)), (1 - mask).sum(1), None)
         for name, mask in flat.items()
     }
 
@@ -198,7 +198,7 @@ def _ranks(grids, batch_size: int, strategy: str, num_keep: int, block_size: int
     noise = [_noise(grid, batch_size, block_size, generator) for grid in grids.values()]
     if strategy in ("consistent", "disjoint"):
         noise = [noise[0]] * len(noise)
-    ranks = [n.argsort(dim=1).argsort(dim=1) for n in noise]
+    ranks = [_inverse(n.argsort(dim=1)) for n in noise]
     if strategy == "disjoint":  # each sensor goes on where the one before it stopped keeping
         ranks = [(rank - m * num_keep) % rank.shape[1] for m, rank in enumerate(ranks)]
     return ranks
@@ -247,10 +247,17 @@ def _at_least_one(num_keep: Tensor, here: Tensor, generator) -> Tensor:
     return torch.where(num_keep.sum(0) == 0, lucky, num_keep)
 
 
+def _inverse(order: Tensor) -> Tensor:
+    """The inverse of each row's permutation (B, L), without sorting anew."""
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+
+
 def _masks_from_ranks(rank: Tensor, num_keep: Tensor, present: Tensor | None) -> SensorMask:
     """Build ids and mask from each patch's rank (B, L) and the number kept in each sample (B,)."""
     most, fewest = int(num_keep.max()), int(num_keep.min())
-    ids_shuffle = rank.argsort(dim=1)  # patch numbers, first kept first
+    ids_shuffle = _inverse(rank)  # patch numbers, first kept first
     ids_keep, ids_remove = ids_shuffle[:, :most], ids_shuffle[:, fewest:]
     mask = (rank >= num_keep[:, None]).float()  # 0 keep, 1 remove
     ragged = most != fewest

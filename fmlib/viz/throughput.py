@@ -17,6 +17,7 @@ WORK, TIME = {"color": OKABE_ITO[0], "marker": "o", "ls": "-"}, {"color": OKABE_
 STEP = (*(OKABE_ITO[i] for i in (5, 1, 0, 2, 4, 6, 3, 7)), "0.88")  # neighbours differ; black for a small part
 BATCH = ("0.35", "0.55", "0.75")
 TICKS = (0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 4, 6, 8, 12, 16)
+FINE_TICKS = (0.92, 0.94, 0.96, 0.98, 1, 1.02, 1.04, 1.06, 1.08)  # where nothing gains or loses a tenth
 
 
 def time_shares(parts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
@@ -146,6 +147,7 @@ def gain_bars(rows: Sequence[Mapping]) -> Figure:
     ax.set_xscale("log")
     ax.set(xlim=(low, high * (high / low) ** 0.1), ylim=(len(rows) - 0.5, -0.5), xlabel="times as fast")
     ticks = [tick for tick in TICKS if low <= tick <= high]
+    ticks = ticks if len(ticks) > 2 else [tick for tick in FINE_TICKS if low <= tick <= high]
     _plain_ticks(ax.xaxis, ticks if len(ticks) < 8 else [tick for tick in ticks if tick not in (0.9, 1.1, 6, 12)])
     ax.set_yticks(range(len(rows)), [wrap(row["way"], 1.6, 8, 2) for row in rows])
     ax.tick_params(axis="y", length=0)
