@@ -45,9 +45,8 @@ TITLES = {
 }
 SCORES = {"accuracy": "accuracy", "class_accuracy": "mean recall", "kappa": "kappa", "miou": "mIoU"}
 DEFAULTS = asdict(MsiftParams())
-# the parameters that decide what is read
 SPLIT = ("data", "data_root", "validation", "test", "views", "scheme", "fold", "split_seed", "held_back")
-SPLIT += ("label", "coarse")
+SPLIT += ("label", "coarse")  # all parameters that decide what is read
 
 
 def only_msift_params(values: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -78,10 +79,19 @@ def test_sensors_bands_and_sizes_are_chosen_as_with_any_reader(source, packed):
 
 def test_workers_read_the_same(packed):
     records = Records(packed)
-    _ = records[0]  # maps are open here, and must not travel
-    assert pickle.loads(pickle.dumps(records))._maps == []
+    _ = records[0]  # files are open here, and must not travel
+    assert pickle.loads(pickle.dumps(records))._files == []
     loader = torch.utils.data.DataLoader(range(23), 8, collate_fn=records.batch, num_workers=2)
     assert torch.equal(torch.cat([batch["s2"] for batch in loader]), records.batch(range(23))["s2"])
+
+
+def test_a_shard_cut_while_it_is_open_is_named(packed, tmp_path):
+    folder = shutil.copytree(packed, tmp_path / "cut")
+    records = Records(folder)
+    os.truncate(folder / "shard-00001.bin", 3 * records.dtype.itemsize + 1)
+    assert len(records.batch(range(11))["id"]) == 11  # what is whole is read
+    with pytest.raises(ValueError, match=r"shard-00001.bin became shorter"):
+        records.batch([2, 11])
 
 
 def test_parallel_packing_writes_the_same_bytes(packed, tmp_path):

@@ -1,4 +1,4 @@
-"""Packed records: a data set as a few large files of fixed-size records, read by memory map.
+"""Packed records: a data set as a few large files of fixed-size records, each read with one call of the system.
 
 A folder of records holds `records.json` (fields, sensors, shards with checksums, where it came from), `index.npy` (one
 row a sample: id, place, which sensors it has, labels) and shards of raw bytes. Bands keep their stored type and native
@@ -6,8 +6,9 @@ size, so every value is that of the source, bit by bit. `fmlib.data.pack` writes
 """
 
 import json
-import mmap
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ HEADER, INDEX = "records.json", "index.npy"
 KEYS = {"format", "name", "split", "classes", "modalities", "options", "count", "shards"}
 KEYS |= {"fields", "arrays", "small", "nodata"}  # of a record
 SAME = ("size", "resample", "storage")  # options that change neither samples nor stored values
-RELEASE = 256 * 2**20  # mapped bytes after which pages are given back, so that a long epoch does not fill the memory
 
 
 class Records:
@@ -56,8 +56,7 @@ class Records:
         self.index = read_index(self.folder, self.header)
         self.starts = np.cumsum([0, *(shard["rows"] for shard in self.header["shards"])])
         check_shards(self.folder, self.header, self.dtype)
-        self._maps: list[tuple[mmap.mmap, np.ndarray]] = []  # opened by each process for itself
-        self._touched = 0
+        self._files: list[BinaryIO] = []  # opened by each process for itself
 
     def __len__(self) -> int:
         return len(self.index)
@@ -66,7 +65,7 @@ class Records:
         return to_sample(self.read(index), self.modalities, self.size, self.resample)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_maps": [], "_touched": 0}  # memory maps stay with their process
+        return self.__dict__ | {"_files": []}  # open files stay with their process
 
     def _fields_of(self, modality: Modality) -> list[tuple[str, list[int], list[int]]]:
         """Fields that hold a sensor's bands: name, places in the field, channels in the image."""
@@ -154,18 +153,17 @@ class Records:
         return notes | {key: row[key].copy() for key in small}
 
     def _rows(self, indices, pin: bool = False) -> Tensor:
-        """Bytes of some records, (B, record size), copied out of the maps."""
-        self._open()
-        records = torch.empty(len(indices), self.dtype.itemsize, dtype=torch.uint8, pin_memory=pin)
-        out = records.numpy()
+        """Bytes of some records, (B, record size); pinned memory is kept and used again, which spares its page faults.
+
+        Reading leaves no pages behind in this process, as a memory map would: a long epoch takes no more memory.
+        """
+        files, size = self._open(), self.dtype.itemsize
+        records = torch.empty(len(indices), size, dtype=torch.uint8, pin_memory=pin)
         shards = np.searchsorted(self.starts, indices, side="right") - 1
-        for place, (shard, index) in enumerate(zip(shards, indices, strict=True)):
-            out[place] = self._maps[shard][1][index - self.starts[shard]]
-        self._touched += out.nbytes
-        if self._touched > RELEASE:
-            for shard, _ in self._maps:
-                shard.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache
-            self._touched = 0
+        offsets = (np.asarray(indices) - self.starts[shards]) * size
+        for out, shard, offset in zip(records.numpy(), shards, offsets, strict=True):
+            if os.preadv(files[shard].fileno(), [out], offset) != size:
+                raise ValueError(f"{files[shard].name} became shorter while it was read; run fmlib data verify")
         return records
 
     def _field(self, records: Tensor, key: str) -> Tensor:
@@ -174,12 +172,11 @@ class Records:
         values = records[:, start : start + field.itemsize].view(torch.from_numpy(np.empty(0, field.base)).dtype)
         return values.view(len(records), *field.shape)
 
-    def _open(self) -> None:
-        if not self._maps:
-            for shard in self.header["shards"]:
-                with open(self.folder / shard["file"], "rb") as file:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._maps.append((mapped, np.frombuffer(mapped, np.uint8).reshape(-1, self.dtype.itemsize)))
+    def _open(self) -> list[BinaryIO]:
+        if not self._files:
+            paths = (self.folder / shard["file"] for shard in self.header["shards"])
+            self._files = [open(path, "rb", buffering=0) for path in paths]  # noqa: SIM115  # closed with this object
+        return self._files
 
 
 def _pick(bands: Tensor, places: list[int]) -> Tensor:
