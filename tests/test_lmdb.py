@@ -12,7 +12,7 @@ from bigearthnet_archive import MANIFEST, PATCHES, S1_NAMES, make_archive, opene
 from safetensors.numpy import load, save
 from torch.utils.data import DataLoader
 
-from fmlib.data import open_dataset
+from fmlib.data import lmdb_store, open_dataset
 from fmlib.data.bigearthnet import METADATA
 from fmlib.data.bigearthnet_patches import patch_footprint
 from fmlib.data.lmdb_store import LmdbStore, write_lmdb
@@ -209,6 +209,15 @@ def test_each_process_opens_the_archive_for_itself(shared_encoded):
     loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork")
     np.testing.assert_array_equal(next(iter(loader))["s2"], expected)
     np.testing.assert_array_equal(read_first(data), expected)
+
+
+def test_what_was_closed_opens_again(shared_encoded):
+    data = opened(shared_encoded)
+    before = read_first(data).copy()
+    assert lmdb_store._opened
+    lmdb_store.close_all()
+    assert not lmdb_store._opened
+    np.testing.assert_array_equal(read_first(data), before)
 
 
 def test_two_data_sets_share_one_environment_and_see_it_replaced(encoded):

@@ -16,7 +16,7 @@ import torch
 
 from fmlib.data import open_dataset
 from fmlib.data.fields import fill, plan
-from fmlib.data.lmdb_store import write_lmdb
+from fmlib.data.lmdb_store import close_all, write_lmdb
 from fmlib.data.pack import pack
 from fmlib.data.records import Records, record_dtype
 from fmlib.scenes import generate
@@ -129,6 +129,7 @@ def _rate(batches: Iterator[dict]) -> float:
 
 def drop_cache(files: list[Path]) -> None:
     """Ask the system to forget the pages of some files, so that they come from the disk again (POSIX)."""
+    close_all()
     os.sync()
     for path in files:
         descriptor = os.open(path, os.O_RDONLY)

@@ -100,6 +100,14 @@ def _environment(file: Path) -> lmdb.Environment:
     return environment
 
 
+def close_all() -> None:
+    """Close what this process has open: pages of a mapped file never leave the system's cache."""
+    with _lock:
+        for _, environment in _opened.values():
+            environment.close()
+        _opened.clear()
+
+
 def _open(file: Path, size: int) -> lmdb.Environment:
     try:
         # readahead: patches are drawn at random; lock: nobody writes, and the folder may be read-only.

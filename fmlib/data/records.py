@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from fmlib.data.batches import STACKED, send
 from fmlib.data.sample import Raw, merge_valid, to_image, to_sample
@@ -87,8 +88,9 @@ class Records:
 
     def read(self, index: int) -> Raw:
         """One sample as it was stored; its arrays are copies."""
-        row, record = self.index[index], self._rows([index]).numpy().view(self.dtype)[0, 0]
-        bands = {}
+        row, record, bands = self.index[index], np.empty(1, self.dtype), {}
+        self._fill(record.view(np.uint8)[None], [index])
+        record = record[0]
         for name, groups in self._groups.items():
             if row[f"has_{name}"]:
                 layers = {
@@ -111,7 +113,9 @@ class Records:
         """
         indices = np.asarray(indices)
         rows = self.index[indices]
-        records = self._rows(indices, pin=torch.device(device).type == "cuda").to(device, non_blocking=True)
+        records = _memory(len(indices), self.dtype.itemsize, torch.device(device))
+        self._fill(records.numpy(), indices)
+        records = records.to(device, non_blocking=True)
         batch = {key: self._field(records, key) for groups in self._groups.values() for key, _, _ in groups}
         for key in STACKED:
             if f"has_{key}" in rows.dtype.names and rows[f"has_{key}"].all():
@@ -152,19 +156,17 @@ class Records:
         small = [key for key in self.header["small"] if row[f"has_{key}"]]
         return notes | {key: row[key].copy() for key in small}
 
-    def _rows(self, indices, pin: bool = False) -> Tensor:
-        """Bytes of some records, (B, record size); pinned memory is kept and used again, which spares its page faults.
+    def _fill(self, rows: np.ndarray, indices) -> None:
+        """Read records into (B, record size) bytes.
 
         Reading leaves no pages behind in this process, as a memory map would: a long epoch takes no more memory.
         """
         files, size = self._open(), self.dtype.itemsize
-        records = torch.empty(len(indices), size, dtype=torch.uint8, pin_memory=pin)
         shards = np.searchsorted(self.starts, indices, side="right") - 1
         offsets = (np.asarray(indices) - self.starts[shards]) * size
-        for out, shard, offset in zip(records.numpy(), shards, offsets, strict=True):
-            if os.preadv(files[shard].fileno(), [out], offset) != size:
+        for row, shard, offset in zip(rows, shards, offsets, strict=True):
+            if os.preadv(files[shard].fileno(), [row], offset) != size:
                 raise ValueError(f"{files[shard].name} became shorter while it was read; run fmlib data verify")
-        return records
 
     def _field(self, records: Tensor, key: str) -> Tensor:
         """A field of records (B, record size), (B, …) of its own type, where it lies."""
@@ -177,6 +179,16 @@ class Records:
             paths = (self.folder / shard["file"] for shard in self.header["shards"])
             self._files = [open(path, "rb", buffering=0) for path in paths]  # noqa: SIM115  # closed with this object
         return self._files
+
+
+def _memory(rows: int, size: int, device: torch.device) -> Tensor:
+    """Memory (rows, size) for bytes: pinned on their way to CUDA, shared in a worker, which hands it over as it is.
+
+    Pinned memory is kept and used again, which spares its page faults.
+    """
+    if get_worker_info() is None:
+        return torch.empty(rows, size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(rows * size), 0, (rows, size))
 
 
 def _pick(bands: Tensor, places: list[int]) -> Tensor:
