@@ -36,6 +36,7 @@ summary { cursor: pointer; color: var(--soft); font-size: 0.8rem; }
 .output_error pre, .output_stderr pre { background: var(--bad-paper); color: var(--bad); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block; overflow-x: auto; }
 th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid var(--line); text-align: left; }
+td { overflow-wrap: anywhere; min-width: 3.5rem; }
 blockquote { margin: 1rem 0; padding: 0.1rem 1.2rem; border-left: 4px solid var(--accent); color: var(--soft); }
 .ansi-red-fg { color: var(--bad); } .ansi-bold { font-weight: 600; }
 @media print { details.code { display: none; } }

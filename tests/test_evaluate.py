@@ -81,6 +81,8 @@ def test_gains_are_taken_within_each_run():
     [gain] = partner_gains(rows)
     assert gain["gain"] == pytest.approx([0.2, 0.0], abs=1e-12)  # though the runs differ by 0.3
     assert gain["true partner"] == pytest.approx([0.65, 0.2121], abs=1e-4)
+    [gain] = partner_gains(rows[:3])  # one run has no spread
+    assert (gain["gain"], gain["true partner"]) == (pytest.approx(0.2), 0.5)
     [row] = summarise(rows[:1], ("fusion",))
     assert (row["error"], row["std"], row["runs"]) == (0.5, 0.0, 1)
 

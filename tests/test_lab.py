@@ -24,7 +24,8 @@ from fmlib.models.fusmae import fusmae
 from fmlib.scenes import generate
 
 REPO = Path(__file__).resolve().parent.parent
-NOTEBOOKS = ("01_explore_data", "02_pretrain_fusmae", "04_attention_maps")
+WIDGETS = "04_attention_maps"
+NOTEBOOKS = ("01_explore_data", "02_pretrain_fusmae", "07_msift_three_tasks", "08_misalignment", "09_throughput")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN, SLOW = "fmlib", 300_000  # milliseconds until a busy machine has done something
 
@@ -42,7 +43,7 @@ def folder(tmp_path_factory) -> Path:
     model = fusmae("nano", sensors, img_size=64, decoder_queries="grid")
     smoke = tomllib.loads((REPO / "notebooks" / "profiles" / "smoke.toml").read_text())
     smoke["04_attention_maps"]["checkpoint"] = str(weights.save(model, root / "model"))
-    for name in NOTEBOOKS:
+    for name in (*NOTEBOOKS, WIDGETS):
         values = smoke[name] | {"data_root": str(root / "data"), "out": str(root / "run" / name)}
         source, copy = REPO / "notebooks" / f"{name}.ipynb", root / f"{name}.ipynb"
         papermill.execute_notebook(source, copy, values, prepare_only=True, progress_bar=False, language="python")
@@ -136,14 +137,14 @@ def changes(page, action) -> None:
     wait_for(lambda: picture(page) != before, SLOW / 1000)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS[:2])
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_cell_runs(page, address, folder, screenshots, name):
     run_all(page, address.format(name), folder / "run" / name / "metrics.json", screenshots / f"{name[:2]}.png")
     assert not errors(page, folder / f"{name}.ipynb")
 
 
 def test_notebook_04_by_hand(page, address, folder, screenshots):
-    name = NOTEBOOKS[2]
+    name = WIDGETS
     run_all(page, address.format(name), folder / "run" / name / "metrics.json", screenshots / "04_top.png")
     widget = page.locator("img.widget-image:visible").first
     widget.scroll_into_view_if_needed()

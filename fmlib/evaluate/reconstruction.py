@@ -200,17 +200,21 @@ def partner_gains(rows: Sequence[dict]) -> list[dict]:
 
     Returns:
         One row a fusion and sensor: the error with each partner and the gain (wrong minus true, taken within each run),
-        each as [mean, standard deviation over seeds].
+        each as [mean, standard deviation over seeds], or the number alone where there is one run.
     """
     table = []
     for fusion, sensor in dict.fromkeys((row["fusion"], row["sensor"]) for row in rows):
         mine = [row for row in rows if (row["fusion"], row["sensor"]) == (fusion, sensor)]
         error = {(row["seed"], row["partner"]): row["error"] for row in mine}
         gains = [{"error": error[s, "wrong"] - error[s, "true"]} for s in dict.fromkeys(row["seed"] for row in mine)]
-        columns = {NAMES[r["partner"]]: [r["error"], r["std"]] for r in summarise(mine, ["partner"])}
+        columns = {NAMES[row["partner"]]: _number(row) for row in summarise(mine, ["partner"])}
         [gain] = summarise(gains, [])
-        table.append({"fusion": fusion, "sensor": sensor} | columns | {"gain": [gain["error"], gain["std"]]})
+        table.append({"fusion": fusion, "sensor": sensor} | columns | {"gain": _number(gain)})
     return table
+
+
+def _number(row: dict) -> float | list[float]:
+    return [row["error"], row["std"]] if row["runs"] > 1 else row["error"]
 
 
 def _check_eval(model: nn.Module):
