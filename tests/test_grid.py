@@ -3,13 +3,17 @@
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from test_run import write_notebook
 
 from fmlib import grid
 from fmlib.grid import comparison_page, main, parallel_coordinates, read_experiment
+from fmlib.params import profile_params, read_parameters
 
+REPO = Path(__file__).resolve().parent.parent
+PUBLISHED = sorted(path.parent.name for path in (REPO / "reports" / "published").glob("*/params.json"))
 PARAMETERS = 'out: str = "runs/small"  # run folder\nlr: float = 1e-3\nkinds: list[str] = ["a"]\nmode: str = "x"'
 FINISH = 'finish({"title": "T", "headline": {"lr": lr, "error": [2 * lr, 0.1]}}, out)'
 TOML = 'notebook = "small"\n[parameters]\nmode = "y"\n[grid]\nlr = [0.1, 0.3]\nkinds = [["a"], ["a", "b"]]\n'
@@ -117,3 +121,19 @@ def test_one_run_of_the_grid_and_the_page_by_command(described, capsys, monkeypa
         "ran small",
         str(path.parent.parent / "runs/experiments/some/index.html"),
     ]
+
+
+@pytest.mark.parametrize(
+    "folder", sorted((REPO / "reports" / "published").glob("*/params.json")), ids=lambda path: path.parent.name
+)
+def test_a_published_result_is_made_anew_by_its_experiment_or_the_profile(folder):
+    published, experiment = json.loads(folder.read_text()), REPO / "experiments" / f"{folder.parent.name}.toml"
+    notebook = json.loads((folder.parent / "stamp.json").read_text())["notebook"]
+    if experiment.is_file():
+        [made] = read_experiment(experiment).runs.values()
+    else:
+        made = profile_params(REPO / "notebooks" / f"{notebook}.ipynb", "real")[0]
+    made = {p.name: p.default for p in read_parameters(REPO / "notebooks" / f"{notebook}.ipynb")} | made
+    for name in ("out", "data_root", "jobs"):  # they change no result
+        published.pop(name, None)
+    assert {name: made.get(name) for name in published} == published
