@@ -255,8 +255,8 @@ def stamp(
         data: checksum of the data it read.
 
     Returns:
-        The notebook's name, commit (and whether files differed from it), parameters, data, seed, device, versions,
-        start and duration.
+        The notebook's name, the command that makes the run anew with the parameters beside, commit (and whether files
+        differed from it), parameters, data, seed, device, versions, start and duration.
     """
     import torch
 
@@ -265,6 +265,7 @@ def stamp(
     status = _git(root, "status", "--porcelain")
     return {
         "notebook": notebook.stem,
+        "command": f"fmlib run {os.path.relpath(notebook, root)} --params params.json",
         "commit": _git(root, "rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
         "params": params,

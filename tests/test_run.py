@@ -89,6 +89,7 @@ def test_a_good_run_leaves_a_complete_folder_and_nothing_beside_it(runs):
 def test_the_stamp_says_where_a_result_comes_from(runs):
     stamp = json.loads((runs["good"][0] / "stamp.json").read_text())
     assert stamp["notebook"] == "good"
+    assert stamp["command"] == "fmlib run good.ipynb --params params.json"
     assert stamp["params"]["lr"] == 1e-5
     assert stamp["torch"] == torch.__version__
     assert stamp["seconds"] > 0
