@@ -238,11 +238,10 @@ def _tensors(batch) -> Iterator[Tensor]:
     """All tensors in nested dictionaries, tuples, lists and data classes."""
     if isinstance(batch, Tensor):
         yield batch
-    elif isinstance(batch, dict | tuple | list) or is_dataclass(batch):
-        parts = (
-            batch if isinstance(batch, tuple | list) else (batch if isinstance(batch, dict) else vars(batch)).values()
-        )
-        for part in parts:
+    elif is_dataclass(batch):
+        yield from _tensors(vars(batch))
+    elif isinstance(batch, dict | tuple | list):
+        for part in batch.values() if isinstance(batch, dict) else batch:
             yield from _tensors(part)
 
 
