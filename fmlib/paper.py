@@ -21,6 +21,7 @@ NOTEBOOKS = (
     "06_fuse_infrared_visible",
     "07_msift_three_tasks",
     "08_misalignment",
+    "09_throughput",
 )
 HIGHER = {name: metric.higher for name, metric in METRICS.items()} | {"block noise": False}
 

@@ -128,3 +128,8 @@ def shifts(run: Run) -> dict:
             place = {"kind": "shift", "amount": float(name.removesuffix(" px"))}
             rows += each_seed({**row, **place}, "miou", row[name], run.seeds())
     return {"rows": rows, "ylabel": "mIoU"}
+
+
+def costs(run: Run) -> dict:
+    """Work and time of a training step against each setting, for `viz.cost_curves`."""
+    return {"rows": run.rows("cost"), "exponents": run.rows("exponents")}

@@ -16,6 +16,7 @@ NOT_COMPARED = {  # columns that say what a row is, and an error that nobody wan
 def tables(runs: dict[str, Run]) -> list[PaperTable]:
     """Every table that the runs found have results for."""
     of_notebook = {"02": _partners, "03": _ablations, "05": _evaluation, "06": _fusion, "07": _tasks, "08": _shifts}
+    of_notebook["09"] = _speed
     return [table for name, run in runs.items() for table in of_notebook[name[:2]](run) if table.rows]
 
 
@@ -91,6 +92,15 @@ def _shifts(run: Run) -> list[PaperTable]:
         PaperTable("08_twins", follows, run.about(), run.rows("twins")),
         PaperTable("08_attention", looks, run.about(), run.rows("attention")),
         _claims(run, "08_claims"),
+    ]
+
+
+def _speed(run: Run) -> list[PaperTable]:
+    slopes = "How operations (gflop) and time (ms) of a training step grow: slopes on logarithmic axes."
+    gains = "How many times as fast a training step becomes: each way alone, and all others without it."
+    return [
+        PaperTable("09_slopes", slopes, run.about(), run.rows("exponents")),
+        PaperTable("09_gains", gains, run.about(), run.rows()),
     ]
 
 

@@ -33,7 +33,9 @@ FIGURES = {
     "06_fuse_infrared_visible": [(viz.fusion_scores, story.fusion_scores)],
     "07_msift_three_tasks": [(viz.ablation_dots, story.tasks)],
     "08_misalignment": [(viz.displacement_curves, story.shifts)],
+    "09_throughput": [(viz.cost_curves, story.costs)],
 }
+WITHOUT_RUNS = (viz.partner_errors, viz.cost_curves)  # figures that do not say how many
 CLAIM = {"better": 0.72, "worse": 0.74, "difference": -0.02, "low": -0.03, "high": -0.01, "verdict": "refuted"}
 
 
@@ -128,7 +130,15 @@ def out_of_place(seeds):
     return {"table": table, "twins": [{"model": "trained aligned", "followed": 0.1}], "claims": claims} | more
 
 
-MADE = dict(zip(FIGURES, (pretraining, masking, evaluation, fusion, three_tasks, out_of_place), strict=True))
+def throughput(seeds):
+    cost = [{"axis": "depth", "value": n, "count": n, "gflop": 3.0 * n, "ms": 5.0 * n} for n in (3, 6, 12)]
+    slopes = [{"axis": "depth", "along": "encoder blocks", "gflop": 1.0, "ms": 1.0}]
+    gains = [{"way": "fused", "alone": 1.2, "left_out": 1.1}, {"way": "all together", "alone": 1.3, "left_out": None}]
+    return {"table": gains, "cost": cost, "exponents": slopes}
+
+
+RESULTS = (pretraining, masking, evaluation, fusion, three_tasks, out_of_place, throughput)
+MADE = dict(zip(FIGURES, RESULTS, strict=True))
 
 
 def leave(folder: Path, notebook: str, seeds: int = 3, data: str = "ombria", started: str = "2026-01-01") -> None:
@@ -170,7 +180,7 @@ def test_every_figure_is_drawn_and_says_its_spread(results, notebook):
     for figure, choose in FIGURES[notebook]:
         fig = story.draw(runs, notebook, figure, choose)
         assert_tidy(fig)
-        if figure is not viz.partner_errors:
+        if figure not in WITHOUT_RUNS:
             seeds = runs[notebook].seeds()
             assert ("over 3 runs" if seeds == 3 else "one run each") in " ".join(all_text(fig).split())
 
@@ -179,7 +189,7 @@ def test_what_is_absent_is_said_and_not_drawn(tmp_path):
     assert paper.find_runs(tmp_path / "nowhere") == {}
     assert tables({}) == []
     rows = paper.inventory({}, "reports/quick")
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert rows[0]["run"].endswith("make it with: fmlib run notebooks/02_pretrain_fusmae.ipynb --profile quick")
     fig = story.draw({}, "05_evaluate", viz.sensor_gain, story.sensors)
     assert not fig.axes
