@@ -1,7 +1,8 @@
 #!/bin/sh
 # How fast pretraining is on this machine, and what bounds it: all that docs/speed.md speaks of, in one log.
 #
-#   sh experiments/speed.sh runs/speed                                       about ten minutes on one GPU
+#   sh experiments/speed.sh runs/speed                             one GPU
+#   PRESETS=base EACH=8 sh experiments/speed.sh runs/speed         half of it
 #   PRESETS=nano BATCH=8 IMG_SIZE=64 COMPILE=false EACH=5 SUSTAINED=20 PATCHES=200 sh experiments/speed.sh runs/speed
 #
 # It needs torch, timm, safetensors and NumPy, not rasterio or papermill, and no data: the records are made here.
