@@ -7,7 +7,6 @@ is that of one large matrix product in the same precision, measured in the same 
 
 from dataclasses import replace
 
-import psutil
 import torch
 
 from fmlib.bench.step import Step, device_name, in_turn, large_product, now, working_type
@@ -140,7 +139,11 @@ def memory_growth(params: TrainParams, steps: int = 60) -> float:
 
 def _memory(device: torch.device) -> int:
     now(device)
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    import psutil  # a GPU machine may lack it
+
+    return psutil.Process().memory_info().rss
 
 
 def _prepared(params: TrainParams) -> torch.device:
