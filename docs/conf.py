@@ -58,6 +58,7 @@ docs/add_dataset
 docs/add_masking
 docs/fuse_folder
 docs/cluster
+docs/speed
 ```
 
 ```{toctree}

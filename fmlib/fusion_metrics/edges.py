@@ -22,7 +22,8 @@ def q_abf(ir: Image, vi: Image, fused: Image, convention: str = "standard") -> T
     """Edge information kept, Q^AB/F: Σ (Q_ir g_ir + Q_vi g_vi) / Σ (g_ir + g_vi), g the strength of Sobel edges.
 
     Q = 0.9994 / (1 + exp(−15 (G − 0.5))) · 0.9879 / (1 + exp(−22 (A − 0.8))), with G the smaller over the greater of
-    the two strengths and A = 1 − |difference of the edges' angles| / (π/2); images count as 0 beyond their borders.
+    the two strengths and A = 1 − (absolute difference of the edges' angles) / (π/2); images count as 0 beyond their
+    borders.
 
     0 … 0.975, higher is better; NaN where both sources are black. The toolbox takes for G the strength itself where
     two are equal, which matters before 2023, when values ran to 1; and then rounding errors decide what is equal, and

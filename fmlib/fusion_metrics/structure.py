@@ -147,7 +147,7 @@ def _fidelity(reference: Tensor, image: Tensor, highest: float) -> Tensor:
 def nlpd(ir: Image, vi: Image, fused: Image, convention: str = "standard") -> Tensor:
     """Normalised Laplacian pyramid distance, averaged over the two sources; sides of 17 pixels and more.
 
-    Each of six bands is divided by the local amplitude σ + Σ P |z| of itself; the score is the mean over bands of the
+    Each of six bands is divided by its local amplitude σ + Σ P abs(z); the score is the mean over bands of the
     root mean squared difference. 0 … about 2, lower is better. The same in all conventions; the toolbox has it not.
     Source: Laparra, Ballé, Berardino and Simoncelli, Human Vision and Electronic Imaging 2016.
     """

@@ -116,8 +116,8 @@ def information_maps(
         most: pairs used.
 
     Returns:
-        Shifts (S,), and for each two sensors, ``"Sentinel-1 and Sentinel-2"``, ``{"true pair": (N, S, S),
-        "wrong pair": (N, S, S)}``. Two sensors with fewer than two pairs are left out.
+        Shifts (S,), and for each two sensors, ``"Sentinel-1 and Sentinel-2"``, a dict of ``"true pair"``
+        and ``"wrong pair"``, (N, S, S) each. Two sensors with fewer than two pairs are left out.
     """
     found, (first, *others) = {}, modalities.values()
     for other in others:
