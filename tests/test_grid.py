@@ -123,17 +123,16 @@ def test_one_run_of_the_grid_and_the_page_by_command(described, capsys, monkeypa
     ]
 
 
-@pytest.mark.parametrize(
-    "folder", sorted((REPO / "reports" / "published").glob("*/params.json")), ids=lambda path: path.parent.name
-)
-def test_a_published_result_is_made_anew_by_its_experiment_or_the_profile(folder):
-    published, experiment = json.loads(folder.read_text()), REPO / "experiments" / f"{folder.parent.name}.toml"
-    notebook = json.loads((folder.parent / "stamp.json").read_text())["notebook"]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_result_is_made_anew_by_its_experiment_or_the_profile(name):
+    folder, experiment = REPO / "reports" / "published" / name, REPO / "experiments" / f"{name}.toml"
+    published, stamp = (json.loads((folder / file).read_text()) for file in ("params.json", "stamp.json"))
+    notebook = REPO / "notebooks" / f"{stamp['notebook']}.ipynb"
     if experiment.is_file():
         [made] = read_experiment(experiment).runs.values()
     else:
-        made = profile_params(REPO / "notebooks" / f"{notebook}.ipynb", "real")[0]
-    made = {p.name: p.default for p in read_parameters(REPO / "notebooks" / f"{notebook}.ipynb")} | made
-    for name in ("out", "data_root", "jobs"):  # they change no result
-        published.pop(name, None)
-    assert {name: made.get(name) for name in published} == published
+        made = profile_params(notebook, "real")[0]
+    made = {p.name: p.default for p in read_parameters(notebook)} | made
+    for free in ("out", "data_root", "jobs"):  # they change no result
+        published.pop(free, None)
+    assert {key: made.get(key) for key in published} == published

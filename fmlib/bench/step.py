@@ -13,7 +13,7 @@ from fmlib.data import sensors_of
 from fmlib.modality import Modality
 from fmlib.models.fusmae import FusMAE
 from fmlib.speed import compiled, to_float8
-from fmlib.train import TrainParams, autocast, build, hide, make_optimizer, train_step
+from fmlib.train import TrainParams, autocast, build, hide, make_optimizer, pick_device, train_step
 
 OPTIMISER, COMPILED = "fused optimiser", "compiled"
 aten = torch.ops.aten
@@ -142,6 +142,13 @@ def _seconds(function: Callable, device: torch.device, calls: int) -> float:
 
 
 # -- the machine --------------------------------------------------------------------------------------------------
+
+
+def prepared(params: TrainParams) -> torch.device:
+    """The device that `params` ask for; as a side effect the number of threads is set."""
+    if params.num_threads:
+        torch.set_num_threads(params.num_threads)
+    return pick_device(params.device)
 
 
 def device_name(device: torch.device) -> str:

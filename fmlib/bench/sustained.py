@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmlib.bench.step import Step, device_name, in_turn, now
+from fmlib.bench.step import Step, device_name, in_turn, now, prepared
 from fmlib.data import sensors_of
 from fmlib.data.batches import ahead
 from fmlib.data.pack import pack
 from fmlib.data.records import Records
 from fmlib.data.sample import Raw
-from fmlib.recipe import TrainParams, pick_device
+from fmlib.recipe import TrainParams
 from fmlib.train import make_batch, train_step
 
 SIDE = 120  # of radar's bands, pixels
@@ -71,7 +71,7 @@ def bench_sustained(params: TrainParams, folder: str | Path, seconds: float = 18
     """
     if (params.data, params.method) != ("bigearthnet-v2", "mae"):
         raise ValueError(f"give data 'bigearthnet-v2' and method 'mae', not {params.data!r} and {params.method!r}")
-    device = pick_device(params.device)
+    device = prepared(params)
     data = Records(pack(Noise(patches), Path(folder) / f"noise-{patches}"))
     step = Step(params, device)
     before = in_turn([step], device, min(seconds / 6, 15))

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import torch
 
-from fmlib.bench.step import Step, device_name, in_turn, large_product, now, working_type
+from fmlib.bench.step import Step, device_name, in_turn, large_product, now, prepared, working_type
 from fmlib.models.mae import check_choices
-from fmlib.train import TrainParams, pick_device
+from fmlib.train import TrainParams
 
 GIB = 2**30
 
@@ -35,7 +35,7 @@ def bench_train(params: TrainParams, seconds: float = 10.0, against: str = "") -
     check_choices(against=(against, ("", "plain")))
     if against and params.method != "mae":
         raise ValueError(f"the plain way is that of method 'mae', not {params.method!r}")
-    device = _prepared(params)
+    device = prepared(params)
     step = Step(params, device)
     for _ in range(3):
         step()
@@ -73,7 +73,7 @@ def largest_batch(params: TrainParams, seconds: float = 2.0, least_gain: float =
     Raises:
         MemoryError: not even the first batch fits.
     """
-    device, rows, size, stopped = _prepared(params), [], params.batch_size, f"at the limit of {most}"
+    device, rows, size, stopped = prepared(params), [], params.batch_size, f"at the limit of {most}"
     while size <= most:
         try:
             rows.append(_at_size(replace(params, batch_size=size), device, seconds))
@@ -128,7 +128,7 @@ def memory_growth(params: TrainParams, steps: int = 60) -> float:
     """
     if steps < 3:
         raise ValueError(f"steps is {steps}; memory is compared after a third of them, so give 3 or more")
-    device = _prepared(params)
+    device = prepared(params)
     step, before = Step(params, device), 0
     for number in range(steps):
         step()
@@ -144,10 +144,3 @@ def _memory(device: torch.device) -> int:
     import psutil  # a GPU machine may lack it
 
     return psutil.Process().memory_info().rss
-
-
-def _prepared(params: TrainParams) -> torch.device:
-    """The device; as a side effect the number of threads is set."""
-    if params.num_threads:
-        torch.set_num_threads(params.num_threads)
-    return pick_device(params.device)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fmlib.evaluate.metrics import summarise
 from fmlib.layers import gather_tokens
 from fmlib.masking import Masks, SensorMask, draw_masks, keep_all
+from fmlib.tables import pivot
 
 NAMES = {"true": "true partner", "wrong": "wrong partner", "none": "no partner"}
 PARTNERS = tuple(NAMES)
@@ -202,19 +202,14 @@ def partner_gains(rows: Sequence[dict]) -> list[dict]:
         One row a fusion and sensor: the error with each partner and the gain (wrong minus true, taken within each run),
         each as [mean, standard deviation over seeds], or the number alone where there is one run.
     """
-    table = []
-    for fusion, sensor in dict.fromkeys((row["fusion"], row["sensor"]) for row in rows):
-        mine = [row for row in rows if (row["fusion"], row["sensor"]) == (fusion, sensor)]
-        error = {(row["seed"], row["partner"]): row["error"] for row in mine}
-        gains = [{"error": error[s, "wrong"] - error[s, "true"]} for s in dict.fromkeys(row["seed"] for row in mine)]
-        columns = {NAMES[row["partner"]]: _number(row) for row in summarise(mine, ["partner"])}
-        [gain] = summarise(gains, [])
-        table.append({"fusion": fusion, "sensor": sensor} | columns | {"gain": _number(gain)})
-    return table
-
-
-def _number(row: dict) -> float | list[float]:
-    return [row["error"], row["std"]] if row["runs"] > 1 else row["error"]
+    error = {tuple(row[key] for key in ("fusion", "sensor", "seed", "partner")): row["error"] for row in rows}
+    gains = [
+        row | {"partner": "gain", "error": error[row["fusion"], row["sensor"], row["seed"], "wrong"] - row["error"]}
+        for row in rows
+        if row["partner"] == "true"
+    ]
+    column = lambda row: NAMES.get(row["partner"], "gain")  # noqa: E731
+    return pivot([*rows, *gains], ("fusion", "sensor"), column, "error")
 
 
 def _check_eval(model: nn.Module):
